@@ -1,0 +1,327 @@
+/*
+ * The operation table: everything the networks may ask of a backend.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ *
+ * The comment above each operation is its specification; the CPU backend
+ * follows it literally in float32, other backends within their precision.
+ *
+ * Conventions
+ * - Shapes are in brackets, slowest dimension first; tensors are contiguous.
+ * - "A" marks the activation type of the backend (CvBackend.activation:
+ *   float32 on the CPU), "W" its weight type. Everything else says its type.
+ *   Statistics and accumulations are in float32 or better.
+ * - An output aliases an input only where "in place" is said.
+ * - No operation allocates. Scratch that a backend needs is its own, taken
+ *   when it is opened, or bounded by a constant.
+ * - Operations are asynchronous where the backend is; `finish` waits.
+ * - The functions cv_<op>() below check shapes and types once, for every
+ *   backend (a wrong shape is a mistake of ours: EINVAL and a log line that
+ *   names the operation), skip the work while the backend is planning
+ *   (memory.h), and then call the table.
+ * - All return 0 or a negative CAUSVID_ERR.
+ */
+#ifndef CV_OPS_H
+#define CV_OPS_H
+
+#include "log.h"
+#include "tensor.h"
+
+typedef struct CvBackend CvBackend;
+
+/* What a linear does to its product y = x * weight^T + bias. */
+typedef enum CvEpilogue {
+    CV_EPI_NONE,     /* out = y */
+    CV_EPI_GELU,     /* out = gelu(y), tanh form: checkpoints.md 5 */
+    CV_EPI_SILU,     /* out = y / (1 + exp(-y)) */
+    CV_EPI_MUL,      /* out = y * other */
+    CV_EPI_ADD,      /* out = other + y */
+    CV_EPI_GATE_ADD, /* out = other + gate * y; gate: row `gate_row` of `mod` */
+} CvEpilogue;
+
+/*
+ * out[n, o] = epilogue(x[n, i] * weight[o, i]^T + bias[o])
+ * x: A. weight: W. bias: float32 or NULL. out: A, or float32 for the residual
+ * stream. other: as out (in place with out allowed) for MUL, ADD, GATE_ADD.
+ * mod: float32 [g, r, o] for GATE_ADD: token t takes group t / (n / g); g
+ * divides n.
+ * Source: Wan2.1 wan/modules/model.py (WanAttentionBlock), t5.py.
+ */
+typedef struct CvLinear {
+    const CvTensor *out, *x, *weight, *bias, *other, *mod;
+    CvEpilogue epilogue;
+    int gate_row;
+} CvLinear;
+
+/*
+ * Attention of n queries over m keys, each head on its own:
+ * out = softmax(scale * q k^T + bias) v
+ * q: A [n, heads, d]. k, v: A [m, heads, d]. out: A [n, heads, d].
+ * bias: float32 [heads, n, m] or NULL.
+ * last_repeats: the last key and value stand for that many equal ones
+ * (>= 1): ln(last_repeats) is added to its score, which is exactly what
+ * repeating it would give. Cross attention uses it for the padding rows of a
+ * prompt, which are all alike. The order of keys does not matter, so a ring
+ * cache is given as it lies.
+ */
+typedef struct CvAttention {
+    const CvTensor *out, *q, *k, *v, *bias;
+    float scale;
+    int64_t last_repeats;
+} CvAttention;
+
+/*
+ * Self-attention's preparation, fused: split qkv, normalise q and k over all
+ * heads together, rotate them, and put k and v where the cache wants them.
+ * qkv: A [n, 3 * heads * d], columns q, k, v.
+ * q = rope(rms(q) * norm_q), k = rope(rms(k) * norm_k);
+ * rms(x) = x / sqrt(mean over heads * d of x^2 + eps); norm_*: float32 [heads*d]
+ * rope: float32 [n, d / 2, 2] as made by rope_table: pair (x0, x1) becomes
+ * (x0 cos - x1 sin, x0 sin + x1 cos); pairs are adjacent elements of a head.
+ * out_q: A [n, heads, d]. cache_k, cache_v: A [rows, heads, d]; rows
+ * [row, row + n) are written, so row + n <= rows.
+ * Source: Wan2.1 wan/modules/model.py (WanSelfAttention, rope_apply).
+ */
+typedef struct CvQkNormRope {
+    const CvTensor *out_q, *cache_k, *cache_v;
+    int64_t row;
+    const CvTensor *qkv, *norm_q, *norm_k, *rope;
+    float eps;
+} CvQkNormRope;
+
+/*
+ * Convolution over time and space, channels last, with the history of its
+ * input kept between calls so that a video can be run in pieces of any size.
+ *
+ * x: A [t, h, w, c]. weight: W [o, kt, kh, kw, c]. bias: float32 [o] or NULL.
+ * history: A [p, h, w, c], the p frames before x (zeros at the start of a
+ * video), or NULL for p = 0. The input is history followed by x: p + t frames;
+ * afterwards history holds its last p frames.
+ * stride_t, stride_s: steps in time and in space.
+ * pad_top/left/bottom/right: zeros around each frame.
+ * up: 1: as it is; 2: each frame is first doubled by repeating pixels.
+ * add: A, shape of out, added to the result, or NULL (in place with out
+ * allowed).
+ * out: A [t', h', w', o]:
+ *   t' = (p + t - kt) / stride_t + 1
+ *   h' = (up * h + pad_top + pad_bottom - kh) / stride_s + 1, w' likewise.
+ * out[f, y, x, o] = bias[o] + sum over i, j, l, c of
+ *   weight[o, i, j, l, c] * in[f * stride_t + i, y * stride_s + j - pad_top,
+ *                              x * stride_s + l - pad_left, c]
+ * Source: Wan2.1 wan/modules/vae.py (CausalConv3d, Resample).
+ */
+typedef struct CvConv3d {
+    const CvTensor *out, *x, *history, *weight, *bias, *add;
+    int stride_t, stride_s, up;
+    int pad_top, pad_left, pad_bottom, pad_right;
+} CvConv3d;
+
+/* One term of a linear combination. */
+typedef struct CvTerm {
+    double factor;
+    const CvTensor *tensor; /* float32 */
+} CvTerm;
+#define CV_MAX_TERMS 6
+
+/* A frame to convert; see CausvidPicture for formats and planes. */
+typedef struct CvPictureArgs {
+    const CvTensor *frame; /* float32 [h, w, 3], RGB in -1..1, clamped here */
+    CausvidPicture *pic;
+} CvPictureArgs;
+
+typedef struct CvOps {
+    /* ---- memory ---- */
+
+    /* Take or give back `bytes` of the backend's memory, 64-byte aligned (256
+     * on a GPU). ENOMEM is not logged: the caller knows what it was for. */
+    int (*alloc)(CvBackend *b, size_t bytes, void **data);
+    void (*release)(CvBackend *b, void *data);
+
+    /* Host array of src_type -> dst (float32, A, W or CV_I32 from CV_I32), as
+     * many elements as dst has, converted by rounding to nearest even. Float
+     * sources: returns EILSEQ, not logged, when a value is NaN or infinite. */
+    int (*upload)(CvBackend *b, const CvTensor *dst, const void *src,
+                  CvType src_type);
+
+    /* src -> host array of float32, waiting for it. */
+    int (*download)(CvBackend *b, float *dst, const CvTensor *src);
+
+    /* Fill with zeros; copy between tensors of one type and element count. */
+    int (*zero)(CvBackend *b, const CvTensor *t);
+    int (*copy)(CvBackend *b, const CvTensor *dst, const CvTensor *src);
+
+    /* Wait until everything asked for so far is done. */
+    int (*finish)(CvBackend *b);
+
+    /* ---- shared by the networks ---- */
+
+    int (*linear)(CvBackend *b, const CvLinear *a);
+    int (*attention)(CvBackend *b, const CvAttention *a);
+
+    /* out[n, d] = x / sqrt(mean(x^2) + eps) * weight[d]; x: A or float32;
+     * out: A; weight: float32. In place allowed. checkpoints.md 5, 7.1 */
+    int (*rms_norm)(CvBackend *b, const CvTensor *out, const CvTensor *x,
+                    const CvTensor *weight, float eps);
+
+    /* out = x / (1 + exp(-x)), float32, in place allowed. */
+    int (*silu)(CvBackend *b, const CvTensor *out, const CvTensor *x);
+
+    /* ---- text ---- */
+
+    /* out[n, d] (float32) = table[ids[n], d]; table: W, ids: CV_I32, each
+     * within the table (checked where ids are made). */
+    int (*embed)(CvBackend *b, const CvTensor *out, const CvTensor *table,
+                 const CvTensor *ids);
+
+    /* Relative position bias of UMT5: out[heads, n, n] (float32):
+     * out[h, i, j] = table[bucket(j - i), h]; table: float32 [buckets, heads];
+     * bidirectional buckets, largest distance 128. checkpoints.md 5 */
+    int (*t5_bias)(CvBackend *b, const CvTensor *out, const CvTensor *table);
+
+    /* ---- transformer ---- */
+
+    /* Sinusoid of timesteps, all float32: out[g, d], t[g]:
+     * out[g, i] = cos(t f_i), out[g, d/2 + i] = sin(t f_i),
+     * f_i = 10000^(-i / (d/2)); angles in float64. checkpoints.md 7.1 */
+    int (*timestep_embedding)(CvBackend *b, const CvTensor *out,
+                              const CvTensor *t);
+
+    /* out[g, r, d] = table[r, d] + x; x is [g, r, d], or [g, d] (then each of
+     * the r rows gets it). All float32. */
+    int (*modulation)(CvBackend *b, const CvTensor *out, const CvTensor *table,
+                      const CvTensor *x);
+
+    /* LayerNorm without parameters, then modulation:
+     * out[n, d] (A) = ln(x) * (1 + mod[g, scale_row]) + mod[g, shift_row];
+     * x: float32 [n, d]; mod: float32 [groups, r, d], token t has group
+     * t / (n / groups). ln: mean and variance over d, eps inside the root. */
+    int (*norm_modulate)(CvBackend *b, const CvTensor *out, const CvTensor *x,
+                         const CvTensor *mod, int shift_row, int scale_row,
+                         float eps);
+
+    /* out[n, d] (A) = ln(x) * weight[d] + bias[d]; x, weight, bias float32. */
+    int (*layer_norm)(CvBackend *b, const CvTensor *out, const CvTensor *x,
+                      const CvTensor *weight, const CvTensor *bias, float eps);
+
+    /* Rotations of the tokens of `frames` latent frames from `first_frame` on,
+     * tokens ordered frame, row, column: out[frames * h * w, d / 2, 2] float32,
+     * (cos, sin). Of the d/2 pairs, d/2 - 2 (d/6) turn with the frame and
+     * d/6 (integer division) each with row and column; axis of p pairs:
+     * angle = position * 10000^(-2j / (2p)), float64. d = 128: 22 + 21 + 21. */
+    int (*rope_table)(CvBackend *b, const CvTensor *out, int64_t first_frame,
+                      int frames, int h, int w);
+
+    int (*qk_norm_rope)(CvBackend *b, const CvQkNormRope *a);
+
+    /* Latents float32 [t, c, h, w] -> tokens A [t * h/2 * w/2, c * 4], token
+     * vectors ordered (channel, row, column). checkpoints.md 2.1 */
+    int (*patchify)(CvBackend *b, const CvTensor *out, const CvTensor *x);
+
+    /* Head output float32 [t * h/2 * w/2, 4 * c], vectors ordered (row, column,
+     * channel), -> float32 [t, c, h, w]. checkpoints.md 7.1 */
+    int (*unpatchify)(CvBackend *b, const CvTensor *out, const CvTensor *x);
+
+    /* ---- sampling ---- */
+
+    /* out = sum of factor * tensor over 1..CV_MAX_TERMS terms, all float32 of
+     * one element count, summed in float64 in the given order and rounded
+     * once. In place with any term allowed. */
+    int (*combine)(CvBackend *b, const CvTensor *out, const CvTerm *terms,
+                   int n_terms);
+
+    /* ---- VAE, channels last ---- */
+
+    int (*conv3d)(CvBackend *b, const CvConv3d *a);
+
+    /* out[n, c] = act(x / max(|x|_2, 1e-12) * sqrt(c) * gamma[c]) over the last
+     * dimension; act: SiLU when silu is set, else nothing. x, out: A [.., c];
+     * gamma: float32. In place allowed. checkpoints.md 6.2 */
+    int (*norm_silu)(CvBackend *b, const CvTensor *out, const CvTensor *x,
+                     const CvTensor *gamma, int silu);
+
+    /* x: A [t, h, w, 2c] -> out: A [2t, h, w, c]: the first c channels of
+     * frame f become frame 2f, the others frame 2f + 1. */
+    int (*split_frames)(CvBackend *b, const CvTensor *out, const CvTensor *x);
+
+    /* Latents in and out of the VAE: change the order of dimensions and scale
+     * each channel: out = x * mul[c] + add[c] (host arrays of c floats).
+     * to_channels_last: float32 [t, c, h, w] -> A [t, h, w, c];
+     * to_channels_first: A [t, h, w, k] -> float32 [t, c, h, w], c <= k,
+     * channels from c on are dropped. */
+    int (*to_channels_last)(CvBackend *b, const CvTensor *out,
+                            const CvTensor *x, const float *mul,
+                            const float *add);
+    int (*to_channels_first)(CvBackend *b, const CvTensor *out,
+                             const CvTensor *x, const float *mul,
+                             const float *add);
+
+    /* A [..] -> float32 or back, same element count. */
+    int (*convert)(CvBackend *b, const CvTensor *out, const CvTensor *x);
+
+    /* Write a frame as a picture of any CausvidFormat. v = clamp(x, -1, 1) / 2
+     * + 1/2 is R'G'B' in 0..1; BT.709: Y' = 0.2126 R' + 0.7152 G' + 0.0722 B',
+     * Cb = (B' - Y') / 1.8556, Cr = (R' - Y') / 1.5748; limited range for YUV
+     * (Y' 16 + 219 Y', chroma 128 + 224 C, times 4 for 10 bits) unless
+     * pic.full_range (255 Y', 128 + 255 C; 10 bits: 1023 Y', 512 + 1023 C);
+     * rounded to nearest, clipped. 4:2:0 chroma is sited left: weights
+     * 1/4 1/2 1/4 across (edge pixel repeated), 1/2 1/2 down. Waits only as far as the caller's
+     * stream needs. */
+    int (*to_picture)(CvBackend *b, const CvPictureArgs *a);
+} CvOps;
+
+struct CvBackend {
+    const CvOps *ops;
+    const char *name;     /* "cpu" */
+    CvType activation;    /* the type called A above */
+    CvType weight;        /* the type called W above */
+    CvLog *log;
+    int planning;         /* memory.h: operations are checked but not run */
+    int threads;          /* for log lines */
+    void (*close)(CvBackend **b);
+};
+
+/* The CPU backend; threads 0: one for each online core. engine/cpu/cpu.c */
+int cv_cpu_open(CvBackend **backend, int threads, CvLog *log);
+
+/* ---- checked calls: the only way that networks reach the table ---- */
+
+int cv_upload(CvBackend *b, const CvTensor *dst, const void *src, CvType type);
+int cv_download(CvBackend *b, float *dst, const CvTensor *src);
+int cv_zero(CvBackend *b, const CvTensor *t);
+int cv_copy(CvBackend *b, const CvTensor *dst, const CvTensor *src);
+int cv_finish(CvBackend *b);
+int cv_linear(CvBackend *b, const CvLinear *a);
+int cv_attention(CvBackend *b, const CvAttention *a);
+int cv_rms_norm(CvBackend *b, const CvTensor *out, const CvTensor *x,
+                const CvTensor *weight, float eps);
+int cv_silu(CvBackend *b, const CvTensor *out, const CvTensor *x);
+int cv_embed(CvBackend *b, const CvTensor *out, const CvTensor *table,
+             const CvTensor *ids);
+int cv_t5_bias(CvBackend *b, const CvTensor *out, const CvTensor *table);
+int cv_timestep_embedding(CvBackend *b, const CvTensor *out, const CvTensor *t);
+int cv_modulation(CvBackend *b, const CvTensor *out, const CvTensor *table,
+                  const CvTensor *x);
+int cv_norm_modulate(CvBackend *b, const CvTensor *out, const CvTensor *x,
+                     const CvTensor *mod, int shift_row, int scale_row,
+                     float eps);
+int cv_layer_norm(CvBackend *b, const CvTensor *out, const CvTensor *x,
+                  const CvTensor *weight, const CvTensor *bias, float eps);
+int cv_rope_table(CvBackend *b, const CvTensor *out, int64_t first_frame,
+                  int frames, int h, int w);
+int cv_qk_norm_rope(CvBackend *b, const CvQkNormRope *a);
+int cv_patchify(CvBackend *b, const CvTensor *out, const CvTensor *x);
+int cv_unpatchify(CvBackend *b, const CvTensor *out, const CvTensor *x);
+int cv_combine(CvBackend *b, const CvTensor *out, const CvTerm *terms,
+               int n_terms);
+int cv_conv3d(CvBackend *b, const CvConv3d *a);
+int cv_norm_silu(CvBackend *b, const CvTensor *out, const CvTensor *x,
+                 const CvTensor *gamma, int silu);
+int cv_split_frames(CvBackend *b, const CvTensor *out, const CvTensor *x);
+int cv_to_channels_last(CvBackend *b, const CvTensor *out, const CvTensor *x,
+                        const float *mul, const float *add);
+int cv_to_channels_first(CvBackend *b, const CvTensor *out, const CvTensor *x,
+                         const float *mul, const float *add);
+int cv_convert(CvBackend *b, const CvTensor *out, const CvTensor *x);
+int cv_to_picture(CvBackend *b, const CvPictureArgs *a);
+
+#endif /* CV_OPS_H */

@@ -1,0 +1,55 @@
+/*
+ * From a prompt to text embeddings: cleaning, tokenizer, UMT5 encoder.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ */
+#ifndef CV_TEXT_H
+#define CV_TEXT_H
+
+#include "weights/weights.h"
+
+/* Longest prompt in tokens, </s> included (checkpoints.md 4.4). */
+#define CV_MAX_TOKENS 512
+
+/*
+ * Clean a prompt as Wan does (checkpoints.md 4.3: ftfy.fix_text without
+ * mojibake repair, html.unescape twice, whitespace collapsed). *cleaned is
+ * malloced. EINVAL: not UTF-8 (logged with the byte offset).
+ */
+int cv_clean_prompt(char **cleaned, const char *prompt, CvLog *log);
+
+/* The tokenizer of a spiece.model (checkpoints.md 4.1, 4.2). */
+typedef struct CvTokenizer CvTokenizer;
+
+/* path: a spiece.model. ENOENT, EILSEQ, ENOMEM. */
+int cv_tokenizer_open(CvTokenizer **tokenizer, const char *path, CvLog *log);
+void cv_tokenizer_close(CvTokenizer **tokenizer);
+/* Ids that the model may give: pieces, or pieces plus the 300 sentinels. */
+int64_t cv_tokenizer_size(const CvTokenizer *tokenizer);
+/* Ids of a cleaned text with </s> at the end. At most CV_MAX_TOKENS are
+ * written, the last being </s>; *n_tokens is the count before truncation. */
+int cv_tokenizer_encode(CvTokenizer *tokenizer, const char *text,
+                        int32_t ids[CV_MAX_TOKENS], int64_t *n_tokens,
+                        CvLog *log);
+
+/* The encoder. All sizes are read from the weights and config. */
+typedef struct CvUmt5 CvUmt5;
+
+/* Load text_encoder weights. config_path may be "". */
+int cv_umt5_open(CvUmt5 **umt5, CvBackend *backend, const char *path,
+                 const char *config_path, CvLog *log);
+void cv_umt5_close(CvUmt5 **umt5);
+int64_t cv_umt5_dim(const CvUmt5 *umt5);     /* d_model */
+int64_t cv_umt5_vocab(const CvUmt5 *umt5);   /* rows of the embedding */
+size_t cv_umt5_bytes(const CvUmt5 *umt5);    /* of weights on the backend */
+const char *cv_umt5_describe(const CvUmt5 *umt5); /* for info: sizes, dtype */
+
+/*
+ * out: float32 [n, d_model] in the arena; ids: CV_I32 [n], already on the
+ * backend. Runs on the true length: padded keys have no weight, so this equals
+ * the reference's 512 masked positions.
+ */
+int cv_umt5_forward(CvUmt5 *umt5, CvRun *run, const CvTensor *out,
+                    const CvTensor *ids);
+
+#endif /* CV_TEXT_H */

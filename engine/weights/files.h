@@ -1,0 +1,54 @@
+/*
+ * Where a model's parts lie: folder layouts, JSON files.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ */
+#ifndef CV_FILES_H
+#define CV_FILES_H
+
+#include <cjson/cJSON.h>
+
+#include "log.h"
+
+#define CV_PATH_SIZE 4096
+
+/* Paths of a model's parts. Empty string: not there. */
+typedef struct CvModelFiles {
+    char root[CV_PATH_SIZE];
+    char transformer[CV_PATH_SIZE];        /* file, index or folder */
+    char transformer_config[CV_PATH_SIZE]; /* config.json or "" */
+    char text_encoder[CV_PATH_SIZE];
+    char text_encoder_config[CV_PATH_SIZE];
+    char vae[CV_PATH_SIZE];
+    char vae_config[CV_PATH_SIZE];
+    char tokenizer[CV_PATH_SIZE];          /* spiece.model */
+    char recipe[CV_PATH_SIZE];             /* recipe.json or "" */
+} CvModelFiles;
+
+/* Find the parts of settings->model (diffusers folder, or official names in
+ * one folder), or where text_encoder, vae and tokenizer say. ENOENT names the
+ * part that is missing, where it was looked for, and the option that gives it.
+ * Sources: checkpoints.md 1.1, 1.2. */
+int cv_files_find(CvModelFiles *files, const CausvidSettings *settings,
+                  CvLog *log);
+
+/* Parse a JSON file (at most 64 MiB, nesting bounded). ENOENT, EILSEQ with the
+ * place of the error, EIO, ENOMEM. Free with cJSON_Delete(). */
+int cv_json_read(cJSON **json, const char *path, CvLog *log);
+
+/* Typed look-ups in an object. Absent or null: 0 and *value stays. Wrong type
+ * or out of [min, max]: EILSEQ naming file, key, value and range. */
+int cv_json_int(const cJSON *object, const char *path, const char *key,
+                int64_t min, int64_t max, int64_t *value, CvLog *log);
+int cv_json_number(const cJSON *object, const char *path, const char *key,
+                   double min, double max, double *value, CvLog *log);
+/* Copies into value[size]; longer strings are EILSEQ. */
+int cv_json_string(const cJSON *object, const char *path, const char *key,
+                   char *value, size_t size, CvLog *log);
+int cv_json_bool(const cJSON *object, const char *path, const char *key,
+                 int *value, CvLog *log);
+/* Array of numbers: *n in: room in values; out: how many. Absent: *n = 0. */
+int cv_json_numbers(const cJSON *object, const char *path, const char *key,
+                    double *values, int *n, CvLog *log);
+
+#endif /* CV_FILES_H */

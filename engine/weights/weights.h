@@ -1,0 +1,99 @@
+/*
+ * Weight files: a directory of named tensors, whatever the container.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ *
+ * cv_weights_open() maps one file, the shards of an index, or a folder of
+ * either, checks every offset, and lists what is there; nothing is read until
+ * a tensor is used. cv_weights_canonical() then finds out what kind of network
+ * it is and renames the entries to the official Wan names (checkpoints.md 2),
+ * so that the networks know one set of names. Readers of further containers
+ * fill the same directory (reader.h).
+ *
+ * Files are hostile: nothing here trusts a number before checking it.
+ */
+#ifndef CV_WEIGHTS_H
+#define CV_WEIGHTS_H
+
+#include "memory.h"
+
+typedef struct CvEntry {
+    const char *name;
+    CvTensor tensor;    /* as stored; data points into the mapped file */
+    const char *file;   /* path, for messages */
+    int used;           /* set when a network took it */
+} CvEntry;
+
+typedef struct CvWeights CvWeights;
+
+/* What a set of tensors is, by its names (checkpoints.md 1.9). */
+typedef enum CvKind {
+    CV_KIND_UNKNOWN,
+    CV_KIND_TRANSFORMER,
+    CV_KIND_TEXT_ENCODER,
+    CV_KIND_VAE,
+    CV_KIND_TINY_VAE,   /* TAEHV: recognised, so that it is refused by name */
+    CV_KIND_LORA,       /* likewise */
+} CvKind;
+
+/* Open `path`: a .safetensors file, a *.index.json, or a folder that holds one
+ * of them (an index wins; several files without an index are an error that
+ * lists them). ENOENT, EILSEQ, EIO, ENOMEM, ENOSYS (a container that this
+ * version does not read, named). */
+int cv_weights_open(CvWeights **weights, const char *path, CvLog *log);
+void cv_weights_close(CvWeights **weights);
+
+/* Recognise the kind, strip wrappers' prefixes, translate diffusers and
+ * Hugging Face names to official ones, drop the ignorable entries of 2.8.
+ * EILSEQ when it is not `expected`: what it is, what was expected. */
+int cv_weights_canonical(CvWeights *weights, CvKind expected, CvLog *log);
+
+CvKind cv_weights_kind(const CvWeights *weights);
+const char *cv_weights_path(const CvWeights *weights); /* as given to open */
+const char *cv_weights_layout(const CvWeights *weights); /* "official", "diffusers" */
+int64_t cv_weights_count(const CvWeights *weights);
+CvEntry *cv_weights_at(CvWeights *weights, int64_t i);
+/* NULL when there is no such tensor. The name is printf-formatted. */
+CvEntry *cv_weights_find(CvWeights *weights, const char *format, ...)
+    CV_PRINTF(2, 3);
+
+/* "F32" or, for mixed files, "BF16+F32"; for info and log lines. */
+void cv_weights_types(const CvWeights *weights, char *text, size_t size);
+
+/* ---- loading into a backend ---- */
+
+/* Loads are written once and run twice: first while the arena plans (names,
+ * shapes and types are checked before any memory is taken), then for real. */
+typedef struct CvLoader {
+    CvBackend *backend;
+    CvArena *arena;      /* of the component's weights */
+    CvWeights *weights;
+    CvLog *log;
+} CvLoader;
+
+/* How a stored tensor is rearranged. */
+typedef enum CvLoadLayout {
+    CV_LOAD_AS_IS,
+    CV_LOAD_CONV, /* [o, c, kt, kh, kw] or [o, c, kh, kw] -> the order
+                     [o, kt, kh, kw, c] of CvConv3d (kt = 1 for the latter) */
+} CvLoadLayout;
+
+/* *t: type and dims as the network wants them (after rearranging); the stored
+ * dims must agree, trailing or leading ones apart: [c, 1, 1, 1] serves [c],
+ * [1, 6, d] serves [6, d], [o, c, 1, 1(, 1)] serves [o, c]. On success t->data
+ * is set and the entry marked used. EILSEQ: missing tensor, wrong shape, a
+ * type that is no number, a NaN or infinite value: the line names file and
+ * tensor, what was found and what was expected. Name is printf-formatted. */
+int cv_load(CvLoader *loader, CvTensor *t, CvLoadLayout layout,
+            const char *format, ...) CV_PRINTF(4, 5);
+
+/* Several tensors one after the other along dim 0 as one: names are `stem`
+ * with each of the n suffixes ("q", "k", "v") put in place of its single
+ * '%s'. */
+int cv_load_stacked(CvLoader *loader, CvTensor *t, const char *stem,
+                    const char *const *parts, int n_parts);
+
+/* EILSEQ when tensors were not used: their number and the first one's name. */
+int cv_load_finish(CvLoader *loader);
+
+#endif /* CV_WEIGHTS_H */

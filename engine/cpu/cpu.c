@@ -1,0 +1,155 @@
+/*
+ * The CPU backend: opening, memory, and the table of operations.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "config.h"
+#include "cpu/cpu.h"
+
+#if CV_HAVE_BLAS
+#include <cblas.h>
+#endif
+
+static int cpu_alloc(CvBackend *b, size_t bytes, void **data)
+{
+    (void)b;
+    if (posix_memalign(data, 64, bytes ? bytes : 64)) {
+        *data = NULL;
+        return CAUSVID_ERR(ENOMEM);
+    }
+    return 0;
+}
+
+static void cpu_release(CvBackend *b, void *data)
+{
+    (void)b;
+    free(data);
+}
+
+static int cpu_download(CvBackend *b, float *dst, const CvTensor *src)
+{
+    (void)b;
+    memcpy(dst, src->data, (size_t)cv_tensor_bytes(src));
+    return 0;
+}
+
+static int cpu_zero(CvBackend *b, const CvTensor *t)
+{
+    (void)b;
+    memset(t->data, 0, (size_t)cv_tensor_bytes(t));
+    return 0;
+}
+
+static int cpu_copy(CvBackend *b, const CvTensor *dst, const CvTensor *src)
+{
+    (void)b;
+    memcpy(dst->data, src->data, (size_t)cv_tensor_bytes(src));
+    return 0;
+}
+
+static int cpu_finish(CvBackend *b)
+{
+    (void)b;
+    return 0;
+}
+
+static const CvOps cpu_ops = {
+    .alloc = cpu_alloc,
+    .release = cpu_release,
+    .upload = cv_cpu_upload,
+    .download = cpu_download,
+    .zero = cpu_zero,
+    .copy = cpu_copy,
+    .finish = cpu_finish,
+    .linear = cv_cpu_linear,
+    .attention = cv_cpu_attention,
+    .rms_norm = cv_cpu_rms_norm,
+    .silu = cv_cpu_silu,
+    .embed = cv_cpu_embed,
+    .t5_bias = cv_cpu_t5_bias,
+    .timestep_embedding = cv_cpu_timestep_embedding,
+    .modulation = cv_cpu_modulation,
+    .norm_modulate = cv_cpu_norm_modulate,
+    .layer_norm = cv_cpu_layer_norm,
+    .rope_table = cv_cpu_rope_table,
+    .qk_norm_rope = cv_cpu_qk_norm_rope,
+    .patchify = cv_cpu_patchify,
+    .unpatchify = cv_cpu_unpatchify,
+    .combine = cv_cpu_combine,
+    .conv3d = cv_cpu_conv3d,
+    .norm_silu = cv_cpu_norm_silu,
+    .split_frames = cv_cpu_split_frames,
+    .to_channels_last = cv_cpu_to_channels_last,
+    .to_channels_first = cv_cpu_to_channels_first,
+    .convert = cv_cpu_convert,
+    .to_picture = cv_cpu_to_picture,
+};
+
+static void cpu_close(CvBackend **b)
+{
+    CvCpu *cpu = *b ? cv_cpu(*b) : NULL;
+
+    if (!cpu)
+        return;
+    cv_pool_close(&cpu->pool);
+    free(cpu->scratch);
+    free(cpu);
+    *b = NULL;
+}
+
+int cv_cpu_open(CvBackend **backend, int threads, CvLog *log)
+{
+    CvBackend *b;
+    CvCpu *cpu;
+    size_t bytes;
+    void *scratch;
+    int err;
+
+    *backend = NULL;
+    if (threads < 0 || threads > CV_MAX_THREADS)
+        return cv_fail(log, EINVAL, "%d threads; expected 0 (one for each "
+                       "core) to %d", threads, CV_MAX_THREADS);
+    if (!threads) {
+        long online = sysconf(_SC_NPROCESSORS_ONLN);
+
+        threads = (int)cv_min(cv_max(online, 1), CV_MAX_THREADS);
+    }
+    cpu = calloc(1, sizeof(*cpu));
+    if (!cpu)
+        return cv_fail_memory(log, sizeof(*cpu), "the CPU backend");
+    b = &cpu->base;
+    b->ops = &cpu_ops;
+    b->name = "cpu";
+    b->activation = CV_F32;
+    b->weight = CV_F32;
+    b->log = log;
+    b->threads = threads;
+    b->close = cpu_close;
+    bytes = (size_t)threads * CV_CPU_SCRATCH * sizeof(float);
+    if (posix_memalign(&scratch, 64, bytes)) {
+        err = cv_fail_memory(log, bytes, "the CPU backend's scratch");
+        goto fail;
+    }
+    cpu->scratch = scratch;
+    err = cv_pool_open(&cpu->pool, threads);
+    if (err < 0) {
+        cv_fail(log, -err, "cannot start %d threads; use fewer (option "
+                "threads)", threads);
+        goto fail;
+    }
+#if CV_HAVE_BLAS
+    /* Our threads each call BLAS on their part of the work; its own would
+     * only compete with them. This setting is the process's. */
+    openblas_set_num_threads(1);
+#endif
+    *backend = b;
+    return 0;
+
+fail:
+    cpu_close(&b);
+    return err;
+}

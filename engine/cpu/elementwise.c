@@ -1,0 +1,75 @@
+/*
+ * Operations that treat each element alike.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ */
+#include <math.h>
+#include <string.h>
+
+#include "cpu/cpu.h"
+
+enum { GRAIN = 16384 };
+
+typedef struct Silu {
+    const float *x;
+    float *out;
+} Silu;
+
+static void silu_job(void *arg, int64_t first, int64_t last, int worker)
+{
+    const Silu *a = arg;
+
+    (void)worker;
+    for (int64_t i = first; i < last; i++)
+        a->out[i] = a->x[i] / (1 + expf(-a->x[i]));
+}
+
+int cv_cpu_silu(CvBackend *b, const CvTensor *out, const CvTensor *x)
+{
+    Silu a = { x->data, out->data };
+
+    cv_cpu_run(cv_cpu(b), cv_elements(x), GRAIN, silu_job, &a);
+    return 0;
+}
+
+typedef struct Combine {
+    float *out;
+    int n_terms;
+    const float *term[CV_MAX_TERMS];
+    double factor[CV_MAX_TERMS];
+} Combine;
+
+static void combine_job(void *arg, int64_t first, int64_t last, int worker)
+{
+    const Combine *a = arg;
+
+    (void)worker;
+    for (int64_t i = first; i < last; i++) {
+        double sum = 0;
+
+        for (int t = 0; t < a->n_terms; t++)
+            sum += a->factor[t] * a->term[t][i];
+        a->out[i] = (float)sum;
+    }
+}
+
+int cv_cpu_combine(CvBackend *b, const CvTensor *out, const CvTerm *terms,
+                   int n_terms)
+{
+    Combine a = { .out = out->data, .n_terms = n_terms };
+
+    for (int t = 0; t < n_terms; t++) {
+        a.term[t] = terms[t].tensor->data;
+        a.factor[t] = terms[t].factor;
+    }
+    cv_cpu_run(cv_cpu(b), cv_elements(out), GRAIN, combine_job, &a);
+    return 0;
+}
+
+/* Both types are float32 here. */
+int cv_cpu_convert(CvBackend *b, const CvTensor *out, const CvTensor *x)
+{
+    (void)b;
+    memmove(out->data, x->data, (size_t)cv_tensor_bytes(x));
+    return 0;
+}

@@ -1,0 +1,165 @@
+/*
+ * The thread pool: persistent workers that claim chunks of a loop.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Chunks are claimed from an atomic counter instead of being dealt out in
+ * advance, because the cores are shared with the program that consumes the
+ * frames (an encoder): a static partition would wait for the slower core.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include "causvid.h"
+#include "threads.h"
+
+typedef struct Worker {
+    CvPool *pool;
+    pthread_t thread;
+    int number;
+} Worker;
+
+struct CvPool {
+    int n_threads;  /* the caller included */
+    int n_started;  /* workers that run */
+    Worker *workers;
+
+    pthread_mutex_t turn; /* held by the caller that owns the pool */
+
+    pthread_mutex_t lock; /* guards all below but `next` */
+    pthread_cond_t start, done;
+    uint64_t round;       /* counts loops; a change wakes the workers */
+    int n_busy;           /* workers that have not finished this round */
+    int quit;
+    CvJob job;
+    void *arg;
+    int64_t n, grain;
+    atomic_int_fast64_t next; /* first item that nobody has claimed */
+};
+
+static void work(CvPool *pool, CvJob job, void *arg, int64_t n, int64_t grain,
+                 int worker)
+{
+    for (;;) {
+        int64_t first = atomic_fetch_add(&pool->next, grain), last;
+
+        if (first >= n)
+            return;
+        last = first + grain < n ? first + grain : n;
+        job(arg, first, last, worker);
+    }
+}
+
+static void *run_worker(void *arg)
+{
+    Worker *me = arg;
+    CvPool *pool = me->pool;
+    uint64_t seen = 0;
+
+    pthread_mutex_lock(&pool->lock);
+    for (;;) {
+        CvJob job;
+        void *job_arg;
+        int64_t n, grain;
+
+        while (!pool->quit && pool->round == seen)
+            pthread_cond_wait(&pool->start, &pool->lock);
+        if (pool->quit)
+            break;
+        seen = pool->round;
+        job = pool->job;
+        job_arg = pool->arg;
+        n = pool->n;
+        grain = pool->grain;
+        pthread_mutex_unlock(&pool->lock);
+        work(pool, job, job_arg, n, grain, me->number);
+        pthread_mutex_lock(&pool->lock);
+        if (--pool->n_busy == 0)
+            pthread_cond_signal(&pool->done);
+    }
+    pthread_mutex_unlock(&pool->lock);
+    return NULL;
+}
+
+int cv_pool_open(CvPool **out, int threads)
+{
+    CvPool *pool = calloc(1, sizeof(*pool));
+
+    *out = NULL;
+    if (!pool)
+        return CAUSVID_ERR(ENOMEM);
+    pool->n_threads = threads;
+    pthread_mutex_init(&pool->turn, NULL);
+    pthread_mutex_init(&pool->lock, NULL);
+    pthread_cond_init(&pool->start, NULL);
+    pthread_cond_init(&pool->done, NULL);
+    atomic_init(&pool->next, 0);
+    pool->workers = calloc((size_t)threads, sizeof(*pool->workers));
+    if (!pool->workers)
+        goto fail;
+    for (int i = 1; i < threads; i++) {
+        Worker *worker = &pool->workers[pool->n_started];
+
+        worker->pool = pool;
+        worker->number = i;
+        if (pthread_create(&worker->thread, NULL, run_worker, worker))
+            goto fail;
+        pool->n_started++;
+    }
+    *out = pool;
+    return 0;
+
+fail:
+    cv_pool_close(&pool);
+    return CAUSVID_ERR(ENOMEM);
+}
+
+void cv_pool_close(CvPool **p)
+{
+    CvPool *pool = *p;
+
+    if (!pool)
+        return;
+    pthread_mutex_lock(&pool->lock);
+    pool->quit = 1;
+    pthread_cond_broadcast(&pool->start);
+    pthread_mutex_unlock(&pool->lock);
+    for (int i = 0; i < pool->n_started; i++)
+        pthread_join(pool->workers[i].thread, NULL);
+    pthread_cond_destroy(&pool->done);
+    pthread_cond_destroy(&pool->start);
+    pthread_mutex_destroy(&pool->lock);
+    pthread_mutex_destroy(&pool->turn);
+    free(pool->workers);
+    free(pool);
+    *p = NULL;
+}
+
+void cv_pool_run(CvPool *pool, int64_t n, int64_t grain, CvJob job, void *arg)
+{
+    if (n <= 0)
+        return;
+    pthread_mutex_lock(&pool->turn);
+    atomic_store(&pool->next, 0);
+    if (pool->n_started && n > grain) {
+        pthread_mutex_lock(&pool->lock);
+        pool->job = job;
+        pool->arg = arg;
+        pool->n = n;
+        pool->grain = grain;
+        pool->n_busy = pool->n_started;
+        pool->round++;
+        pthread_cond_broadcast(&pool->start);
+        pthread_mutex_unlock(&pool->lock);
+        work(pool, job, arg, n, grain, 0);
+        pthread_mutex_lock(&pool->lock);
+        while (pool->n_busy)
+            pthread_cond_wait(&pool->done, &pool->lock);
+        pthread_mutex_unlock(&pool->lock);
+    } else {
+        work(pool, job, arg, n, grain, 0);
+    }
+    pthread_mutex_unlock(&pool->turn);
+}

@@ -62,7 +62,11 @@ int cv_aborted(CvLog *log)
 {
     int stop;
 
-    if (!log || !log->abort)
+    if (!log)
+        return 0;
+    if (atomic_load(&log->stop))
+        return CAUSVID_ERR(ECANCELED);
+    if (!log->abort)
         return 0;
     pthread_mutex_lock(&log->lock);
     stop = log->abort(log->cookie);

@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "causvid.h"
 
@@ -20,6 +21,7 @@ typedef struct CvLog {
     int (*abort)(void *cookie);               /* may be NULL */
     void *cookie;
     pthread_mutex_t lock; /* the caller's callbacks never overlap */
+    atomic_int stop;      /* set by the library itself: as if abort said so */
 } CvLog;
 
 void cv_log_init(CvLog *log, const CausvidSettings *settings);

@@ -264,8 +264,10 @@ typedef struct CvOps {
      * (Y' 16 + 219 Y', chroma 128 + 224 C, times 4 for 10 bits) unless
      * pic.full_range (255 Y', 128 + 255 C; 10 bits: 1023 Y', 512 + 1023 C);
      * rounded to nearest, clipped. 4:2:0 chroma is sited left: weights
-     * 1/4 1/2 1/4 across (edge pixel repeated), 1/2 1/2 down. Waits only as far as the caller's
-     * stream needs. */
+     * 1/4 1/2 1/4 across (edge pixel repeated), 1/2 1/2 down. Waits only as far
+     * as the caller's stream needs. Unlike all others, it may run on another
+     * thread while an operation runs: a caller takes frames while the next
+     * block is made. */
     int (*to_picture)(CvBackend *b, const CvPictureArgs *a);
 } CvOps;
 
@@ -282,6 +284,10 @@ struct CvBackend {
 
 /* The CPU backend; threads 0: one for each online core. engine/cpu/cpu.c */
 int cv_cpu_open(CvBackend **backend, int threads, CvLog *log);
+
+/* A backend that computes nothing and whose memory is only reserved: a model
+ * opened on it is checked and planned without being read. engine/null.c */
+int cv_null_open(CvBackend **backend, CvLog *log);
 
 /* ---- checked calls: the only way that networks reach the table ---- */
 

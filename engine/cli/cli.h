@@ -1,0 +1,35 @@
+/*
+ * The `causvid` program: what its commands share.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ */
+#ifndef CV_CLI_H
+#define CV_CLI_H
+
+#include "generator.h"
+
+/* A command line option: `--name VALUE`, or `--name` alone for a flag. */
+typedef struct CvOption {
+    const char *name;      /* without the dashes; NULL ends the list */
+    const char **value;    /* of an option with a value */
+    int *flag;             /* of one without */
+    const char *help;
+} CvOption;
+
+/* Read options; what is no option goes to *operand (one at most, NULL: none
+ * is allowed). -1 after a line on stderr. */
+int cv_cli_parse(int argc, char **argv, const CvOption *options,
+                 const char **operand);
+void cv_cli_help(const CvOption *options);
+
+/* Settings that log to stderr: errors and warnings, and more with -v. */
+void cv_cli_settings(CausvidSettings *settings, int verbose);
+
+/* An integer option's value within a range; -1 after a line on stderr. */
+int cv_cli_int(const char *name, const char *text, long min, long max,
+               int *value);
+
+int cv_cli_info(int argc, char **argv);
+int cv_cli_trace(int argc, char **argv);
+
+#endif /* CV_CLI_H */

@@ -1,0 +1,187 @@
+/*
+ * `causvid info`: what a model is, without loading it.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ *
+ * The model is opened on the null backend: names, shapes and types are checked
+ * as for a run, and the memory of a clip is planned, but no weights are read
+ * into memory.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "cli.h"
+
+typedef struct Memory {
+    double weights, clip; /* MB */
+} Memory;
+
+/* Plan a clip of this size on the null backend. */
+static int plan_clip(CvModel *model, const CausvidClip *args, CvClip *clip,
+                     Memory *memory)
+{
+    CvArena arena = { 0 };
+    CvGenerator generator;
+    int slots, err;
+
+    if ((err = cv_clip_init(clip, model, args)) < 0)
+        return err;
+    slots = clip->causal ? 2 * clip->block_latents : 2;
+    err = cv_generator_open(&generator, model, clip, NULL, &arena, slots);
+    if (err < 0)
+        return err;
+    memory->weights = (double)cv_model_bytes(model) / 1e6;
+    memory->clip    = (double)arena.size / 1e6;
+    cv_generator_close(&generator);
+    cv_arena_free(&arena);
+    return 0;
+}
+
+static void print_text(const CvModel *m, const CvClip *clip,
+                       const Memory *memory)
+{
+    const CvRecipe *r = &m->recipe;
+
+    printf("model         %s\n", m->files.root);
+    printf("name          %s (%s)\n", r->name, cv_variant_name(r->variant));
+    printf("transformer   %s\n              %s\n", cv_dit_describe(m->dit),
+           m->files.transformer);
+    printf("text encoder  %s\n              %s\n", cv_umt5_describe(m->umt5),
+           m->files.text_encoder);
+    printf("VAE           %s\n              %s\n", cv_vae_describe(m->vae),
+           m->files.vae);
+    printf("tokenizer     %lld pieces\n              %s\n",
+           (long long)cv_tokenizer_size(m->tokenizer), m->files.tokenizer);
+    printf("recipe        from %s: %dx%d, %lld frames at %d/%d frames/s\n",
+           r->source, r->width, r->height, (long long)r->frames, r->rate_num,
+           r->rate_den);
+    printf("              sampler %s, %d steps, shift %g, guidance %g\n",
+           cv_sampler_name(r->sampler), r->steps, r->shift, r->guidance);
+    printf("              timesteps");
+    for (int i = 0; i < clip->schedule.steps && i < 16; i++)
+        printf(" %.6g", clip->schedule.timestep[i]);
+    printf("%s\n", clip->schedule.steps > 16 ? " ..." : "");
+    if (r->variant == CAUSVID_VARIANT_CAUSAL)
+        printf("              blocks of %d latent frames, attention over %d\n",
+               r->frames_per_block, r->window);
+    printf("memory        %.0f MB for %dx%d, %lld frames on the CPU: weights "
+           "%.0f MB, clip %.0f MB\n", memory->weights + memory->clip,
+           clip->width, clip->height, (long long)clip->frames, memory->weights,
+           memory->clip);
+}
+
+static int add(cJSON *object, const char *key, cJSON *value)
+{
+    if (value && cJSON_AddItemToObject(object, key, value))
+        return 0;
+    cJSON_Delete(value);
+    return -1;
+}
+
+static int print_json(const CvModel *m, const CvClip *clip,
+                      const Memory *memory)
+{
+    const CvRecipe *r = &m->recipe;
+    cJSON *o = cJSON_CreateObject();
+    char *text = NULL;
+    int err = -1;
+
+    if (!o ||
+        add(o, "model", cJSON_CreateString(m->files.root)) < 0 ||
+        add(o, "name", cJSON_CreateString(r->name)) < 0 ||
+        add(o, "variant",
+            cJSON_CreateString(cv_variant_name(r->variant))) < 0 ||
+        add(o, "transformer",
+            cJSON_CreateString(cv_dit_describe(m->dit))) < 0 ||
+        add(o, "text_encoder",
+            cJSON_CreateString(cv_umt5_describe(m->umt5))) < 0 ||
+        add(o, "vae", cJSON_CreateString(cv_vae_describe(m->vae))) < 0 ||
+        add(o, "tokenizer_pieces", cJSON_CreateNumber(
+                (double)cv_tokenizer_size(m->tokenizer))) < 0 ||
+        add(o, "recipe_source", cJSON_CreateString(r->source)) < 0 ||
+        add(o, "sampler",
+            cJSON_CreateString(cv_sampler_name(r->sampler))) < 0 ||
+        add(o, "steps", cJSON_CreateNumber(r->steps)) < 0 ||
+        add(o, "shift", cJSON_CreateNumber(r->shift)) < 0 ||
+        add(o, "guidance", cJSON_CreateNumber(r->guidance)) < 0 ||
+        add(o, "width", cJSON_CreateNumber(clip->width)) < 0 ||
+        add(o, "height", cJSON_CreateNumber(clip->height)) < 0 ||
+        add(o, "frames", cJSON_CreateNumber((double)clip->frames)) < 0 ||
+        add(o, "rate", cJSON_CreateNumber((double)r->rate_num /
+                                          r->rate_den)) < 0 ||
+        add(o, "weights_mb", cJSON_CreateNumber(memory->weights)) < 0 ||
+        add(o, "clip_mb", cJSON_CreateNumber(memory->clip)) < 0 ||
+        !(text = cJSON_Print(o)))
+        goto end;
+    puts(text);
+    err = 0;
+end:
+    cJSON_free(text);
+    cJSON_Delete(o);
+    return err;
+}
+
+int cv_cli_info(int argc, char **argv)
+{
+    const char *path = NULL, *size = NULL, *frames = NULL;
+    const char *text_encoder = NULL, *vae = NULL, *tokenizer = NULL;
+    int json = 0, help = 0, verbose = 0, status = 1, n_frames = 0;
+    const CvOption options[] = {
+        { "size", &size, NULL, "WxH: plan the memory for this size" },
+        { "frames", &frames, NULL, "N: plan for a clip of this length" },
+        { "text_encoder", &text_encoder, NULL, "PATH: in place of the model's" },
+        { "vae", &vae, NULL, "PATH: in place of the model's" },
+        { "tokenizer", &tokenizer, NULL, "PATH: in place of the model's" },
+        { "json", NULL, &json, "print JSON" },
+        { "verbose", NULL, &verbose, "-v: say which files are opened" },
+        { "help", NULL, &help, "print this" },
+        { 0 }
+    };
+    CausvidSettings settings;
+    CausvidClip args;
+    CvLog log;
+    CvModel model;
+    CvBackend *backend;
+    CvClip clip;
+    Memory memory;
+    char tail;
+
+    if (cv_cli_parse(argc, argv, options, &path) < 0)
+        return 2;
+    if (help) {
+        printf("usage: causvid info [options] [MODEL]\n\nWithout MODEL, the "
+               "sample model is described.\n\noptions:\n");
+        cv_cli_help(options);
+        return 0;
+    }
+    causvid_default_clip(&args);
+    if (size && sscanf(size, "%dx%d%c", &args.width, &args.height, &tail) != 2) {
+        fprintf(stderr, "causvid: --size is '%s', expected WxH such as "
+                "832x480\n", size);
+        return 2;
+    }
+    if (frames && cv_cli_int("frames", frames, 1, 1 << 20, &n_frames) < 0)
+        return 2;
+    args.frames = n_frames;
+
+    cv_cli_settings(&settings, verbose);
+    settings.model        = path;
+    settings.text_encoder = text_encoder;
+    settings.vae          = vae;
+    settings.tokenizer    = tokenizer;
+    cv_log_init(&log, &settings);
+    if (cv_null_open(&backend, &log) < 0 ||
+        cv_model_open(&model, &settings, backend, &log) < 0)
+        goto end;
+    if (plan_clip(&model, &args, &clip, &memory) == 0) {
+        status = 0;
+        if (json)
+            status = print_json(&model, &clip, &memory) < 0;
+        else
+            print_text(&model, &clip, &memory);
+    }
+    cv_model_close(&model);
+end:
+    cv_log_free(&log);
+    return status;
+}

@@ -1,0 +1,140 @@
+/*
+ * The `causvid` program: looks at models, runs one clip on given tensors.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli.h"
+
+static const struct {
+    const char *name;
+    int (*run)(int argc, char **argv);
+    const char *help;
+} commands[] = {
+    { "info",  cv_cli_info,  "say what a model is, how it is run, what memory "
+                             "it needs" },
+    { "trace", cv_cli_trace, "run one clip on given tensors and write what was "
+                             "computed" },
+};
+
+#define N_COMMANDS (sizeof(commands) / sizeof(*commands))
+
+static void write_log(void *cookie, enum CausvidLogLevel level,
+                      const char *format, va_list args)
+{
+    int verbose = *(const int *)cookie;
+
+    if (level > CAUSVID_LOG_WARNING && !verbose)
+        return;
+    fprintf(stderr, "causvid: %s", level == CAUSVID_LOG_ERROR   ? "error: "
+                                 : level == CAUSVID_LOG_WARNING ? "warning: "
+                                                                : "");
+    vfprintf(stderr, format, args);
+    fputc('\n', stderr);
+}
+
+void cv_cli_settings(CausvidSettings *settings, int verbose)
+{
+    static const int levels[2] = { 0, 1 };
+
+    causvid_default_settings(settings);
+    settings->log    = write_log;
+    settings->cookie = (void *)(uintptr_t)&levels[!!verbose];
+}
+
+int cv_cli_parse(int argc, char **argv, const CvOption *options,
+                 const char **operand)
+{
+    for (int i = 0; i < argc; i++) {
+        const CvOption *o = options;
+
+        if (argv[i][0] != '-') {
+            if (!operand || *operand) {
+                fprintf(stderr, "causvid: unexpected argument '%s'\n", argv[i]);
+                return -1;
+            }
+            *operand = argv[i];
+            continue;
+        }
+        if (!strcmp(argv[i], "-v"))
+            argv[i] = "--verbose";
+        while (o->name && (strncmp(argv[i], "--", 2) ||
+                           strcmp(argv[i] + 2, o->name)))
+            o++;
+        if (!o->name) {
+            fprintf(stderr, "causvid: unknown option '%s'; --help lists the "
+                    "options\n", argv[i]);
+            return -1;
+        }
+        if (o->flag) {
+            *o->flag = 1;
+        } else if (i + 1 < argc) {
+            *o->value = argv[++i];
+        } else {
+            fprintf(stderr, "causvid: option '%s' needs a value\n", argv[i]);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+void cv_cli_help(const CvOption *options)
+{
+    for (const CvOption *o = options; o->name; o++)
+        printf("  --%-16s %s\n", o->name, o->help);
+}
+
+int cv_cli_int(const char *name, const char *text, long min, long max,
+               int *value)
+{
+    char *end;
+    long n;
+
+    errno = 0;
+    n = strtol(text, &end, 10);
+    if (errno || end == text || *end || n < min || n > max) {
+        fprintf(stderr, "causvid: --%s is '%s', expected a number from %ld to "
+                "%ld\n", name, text, min, max);
+        return -1;
+    }
+    *value = (int)n;
+    return 0;
+}
+
+static void usage(FILE *out)
+{
+    fprintf(out, "usage: causvid COMMAND [options]\n\ncommands:\n");
+    for (size_t i = 0; i < N_COMMANDS; i++)
+        fprintf(out, "  %-8s %s\n", commands[i].name, commands[i].help);
+    fprintf(out, "\n`causvid COMMAND --help` lists the options of a command.\n"
+            "Videos are made by FFmpeg: ffmpeg -f lavfi -i "
+            "\"causvid=prompt='a red circle moves right'\" out.mp4\n");
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2) {
+        usage(stderr);
+        return 2;
+    }
+    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") ||
+        !strcmp(argv[1], "help")) {
+        usage(stdout);
+        return 0;
+    }
+    if (!strcmp(argv[1], "--version")) {
+        unsigned v = causvid_version();
+
+        printf("causvid %u.%u.%u\n", v >> 16, v >> 8 & 255, v & 255);
+        return 0;
+    }
+    for (size_t i = 0; i < N_COMMANDS; i++)
+        if (!strcmp(argv[1], commands[i].name))
+            return commands[i].run(argc - 2, argv + 2);
+    fprintf(stderr, "causvid: unknown command '%s'\n", argv[1]);
+    usage(stderr);
+    return 2;
+}

@@ -1,0 +1,305 @@
+/*
+ * A clip in the making.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "generator.h"
+
+static int latent_h(const CvGenerator *g)
+{
+    return g->clip.height / cv_vae_scale(g->model->vae);
+}
+
+static int latent_w(const CvGenerator *g)
+{
+    return g->clip.width / cv_vae_scale(g->model->vae);
+}
+
+static int has_guidance(const CvGenerator *g)
+{
+    return g->clip.guidance != 1;
+}
+
+static int64_t block_elements(const CvGenerator *g)
+{
+    return cv_elements(&g->sampler.x);
+}
+
+/* Everything that lives as long as the clip, in a fixed order: run once while
+ * the arena plans and once for real. */
+static int build(CvGenerator *g)
+{
+    const CvModel *m = g->model;
+    const CvClip *clip = &g->clip;
+    int h = latent_h(g), w = latent_w(g), err;
+
+    g->pictures = CV_TENSOR(NULL, CV_F32,
+                            (int64_t)g->picture_slots *
+                            cv_vae_time_scale(m->vae),
+                            clip->height, clip->width, 3);
+    if ((err = cv_arena_tensor(g->run.arena, &g->pictures)) < 0 ||
+        (err = cv_dit_state(&g->text, m->dit, &g->run, h, w,
+                            clip->block_latents, clip->slots)) < 0 ||
+        (err = cv_sampler_init(&g->sampler, &clip->schedule, &g->run,
+                               clip->block_latents, cv_vae_channels(m->vae),
+                               h, w)) < 0)
+        return err;
+    if (has_guidance(g)) {
+        g->flow_negative = g->sampler.flow;
+        if ((err = cv_dit_state(&g->negative, m->dit, &g->run, h, w,
+                                clip->block_latents, clip->slots)) < 0 ||
+            (err = cv_arena_tensor(g->run.arena, &g->flow_negative)) < 0)
+            return err;
+    }
+    cv_vae_state_free(&g->vae);
+    if ((err = cv_vae_decoder_state(&g->vae, m->vae, &g->run, h, w)) < 0)
+        return err;
+    return cv_vae_state_reset(g->vae, &g->run);
+}
+
+static int set_text(CvGenerator *g, CvDitState *state, const void *data,
+                    CvType type, int64_t n)
+{
+    CvArena *arena = g->run.arena;
+    size_t mark = cv_arena_mark(arena);
+    CvTensor embeds = CV_TENSOR(NULL, CV_F32, n,
+                                cv_dit_size(g->model->dit)->text_dim);
+    int err;
+
+    if ((err = cv_arena_tensor(arena, &embeds)) < 0)
+        goto end;
+    if (type == CV_I32) {
+        CvTensor ids = CV_TENSOR(NULL, CV_I32, n);
+
+        if ((err = cv_arena_tensor(arena, &ids)) < 0 ||
+            (err = cv_upload(g->run.backend, &ids, data, CV_I32)) < 0 ||
+            (err = cv_umt5_forward(g->model->umt5, &g->run, &embeds,
+                                   &ids)) < 0)
+            goto end;
+    } else if ((err = cv_upload(g->run.backend, &embeds, data, CV_F32)) < 0) {
+        goto end;
+    }
+    if (g->tap.tensor && state == &g->text && !g->run.backend->planning &&
+        (err = g->tap.tensor(g->tap.cookie, g->run.backend, "text_embeds", 0,
+                             0, &embeds)) < 0)
+        goto end;
+    err = cv_dit_set_text(g->model->dit, &g->run, state, &embeds);
+end:
+    cv_arena_release(arena, mark);
+    return err;
+}
+
+int cv_generator_prompt(CvGenerator *g, const int32_t *ids, int64_t n)
+{
+    return set_text(g, &g->text, ids, CV_I32, n);
+}
+
+int cv_generator_negative_prompt(CvGenerator *g, const int32_t *ids,
+                                 int64_t n)
+{
+    return has_guidance(g) ? set_text(g, &g->negative, ids, CV_I32, n) : 0;
+}
+
+int cv_generator_text(CvGenerator *g, const float *embeds, int64_t n)
+{
+    return set_text(g, &g->text, embeds, CV_F32, n);
+}
+
+/* Noise for a whole block into x. */
+static int make_noise(CvGenerator *g, const CvTensor *x, int64_t block,
+                      int step)
+{
+    int64_t n = block_elements(g);
+    int64_t frame = n / g->clip.block_latents;
+    int64_t first = block * g->clip.block_latents;
+
+    if (g->run.backend->planning)
+        return 0;
+    if (g->tap.noise) {
+        int err = g->tap.noise(g->tap.cookie, g->host, first,
+                               g->clip.block_latents, frame, block, step);
+
+        if (err < 0)
+            return err;
+    } else {
+        cv_noise(g->host, n, (uint64_t)g->clip.seed, cv_noise_stream(step),
+                 (uint64_t)(first * frame));
+    }
+    return cv_upload(g->run.backend, x, g->host, CV_F32);
+}
+
+static int predict_flow(CvGenerator *g, double timestep, int64_t block)
+{
+    CvDit *dit = g->model->dit;
+    CvSampler *s = &g->sampler;
+    double guidance = g->clip.guidance;
+    int err = cv_dit_forward(dit, &g->run, &g->text, &s->flow, &s->x, timestep,
+                             block);
+
+    if (err < 0 || !has_guidance(g))
+        return err;
+    err = cv_dit_forward(dit, &g->run, &g->negative, &g->flow_negative, &s->x,
+                         timestep, block);
+    if (err < 0)
+        return err;
+    return cv_combine(g->run.backend, &s->flow, (CvTerm[]){
+                          { guidance, &s->flow },
+                          { 1 - guidance, &g->flow_negative } }, 2);
+}
+
+/* Once more at t = 0, so that later blocks attend to keys and values of the
+ * clean latents (checkpoints.md 7.2). */
+static int write_cache(CvGenerator *g, int64_t block)
+{
+    int err = cv_dit_forward(g->model->dit, &g->run, &g->text, NULL,
+                             &g->sampler.x0, 0, block);
+
+    if (err < 0 || !has_guidance(g))
+        return err;
+    return cv_dit_forward(g->model->dit, &g->run, &g->negative, NULL,
+                          &g->sampler.x0, 0, block);
+}
+
+static int show(CvGenerator *g, const char *name, int64_t block, int step,
+                const CvTensor *t)
+{
+    if (!g->tap.tensor || g->run.backend->planning)
+        return 0;
+    return g->tap.tensor(g->tap.cookie, g->run.backend, name, block, step, t);
+}
+
+/* Weights that load well can still make a network overflow: say so instead of
+ * drawing black frames. */
+static int check_finite(CvGenerator *g, int64_t block)
+{
+    int64_t n = block_elements(g);
+    int err;
+
+    if (g->run.backend->planning)
+        return 0;
+    if ((err = cv_download(g->run.backend, g->host, &g->sampler.x0)) < 0)
+        return err;
+    for (int64_t i = 0; i < n; i++)
+        if (!isfinite(g->host[i]))
+            return cv_fail(g->log, EIO, "block %lld: the transformer '%s' "
+                           "made a value that is no number; its weights are "
+                           "damaged, or the settings are far from its recipe",
+                           (long long)block, g->model->files.transformer);
+    return 0;
+}
+
+int cv_generator_block(CvGenerator *g, int64_t block)
+{
+    CvSampler *s = &g->sampler;
+    int64_t after = block + 1;
+    int err;
+
+    if ((err = make_noise(g, &s->x, block, 0)) < 0)
+        return err;
+    cv_sampler_start(s);
+    for (int step = 0; step < g->clip.schedule.steps; step++) {
+        if ((err = predict_flow(g, g->clip.schedule.timestep[step],
+                                block)) < 0 ||
+            (err = show(g, "flow", block, step, &s->flow)) < 0)
+            return err;
+        if (cv_sampler_wants_noise(s) &&
+            (err = make_noise(g, &s->noise, block, step + 1)) < 0)
+            return err;
+        if ((err = cv_sampler_step(s, &g->run)) < 0 ||
+            (err = show(g, "x0", block, step, &s->x0)) < 0)
+            return err;
+    }
+    if ((err = show(g, "latents", block, 0, &s->x0)) < 0 ||
+        (err = check_finite(g, block)) < 0)
+        return err;
+    if (g->clip.causal && (g->clip.blocks < 0 || after < g->clip.blocks))
+        return write_cache(g, block);
+    return 0;
+}
+
+CvTensor cv_generator_slot(const CvGenerator *g, int64_t latent)
+{
+    int64_t scale = cv_vae_time_scale(g->model->vae);
+
+    return cv_rows(&g->pictures, latent % g->picture_slots * scale, scale);
+}
+
+int cv_generator_decode(CvGenerator *g, int64_t block, int i,
+                        CvTensor *frames)
+{
+    int64_t latent = block * g->clip.block_latents + i;
+    CvTensor slot = cv_generator_slot(g, latent);
+    CvTensor x = cv_rows(&g->sampler.x0, i, 1);
+
+    *frames = cv_rows(&slot, 0, cv_vae_frames(g->vae, 1));
+    return cv_vae_decode(g->model->vae, &g->run, g->vae, frames, &x);
+}
+
+/* Everything a clip ever does, for the plan: the longest prompts, one block of
+ * each length of cache, and both kinds of latent. Loads no data. */
+static int rehearse(CvGenerator *g)
+{
+    static const int32_t ids[CV_MAX_TOKENS];
+    CvTensor frames;
+    int err;
+
+    if ((err = cv_generator_prompt(g, ids, CV_MAX_TOKENS)) < 0 ||
+        (err = cv_generator_negative_prompt(g, ids, CV_MAX_TOKENS)) < 0)
+        return err;
+    for (int64_t block = 0; block < g->clip.slots; block++)
+        if ((err = cv_generator_block(g, block)) < 0)
+            return err;
+    for (int latent = 0; latent < 3; latent++)
+        if ((err = cv_generator_decode(g, 0, 0, &frames)) < 0)
+            return err;
+    return 0;
+}
+
+int cv_generator_open(CvGenerator *g, const CvModel *model, const CvClip *clip,
+                      const CvTap *tap, CvArena *arena, int picture_slots)
+{
+    int64_t bytes;
+    int err;
+
+    memset(g, 0, sizeof(*g));
+    g->model = model;
+    g->log   = model->log;
+    g->clip  = *clip;
+    if (tap)
+        g->tap = *tap;
+    g->picture_slots = picture_slots;
+    g->run = (CvRun){ .backend = model->backend, .arena = arena,
+                      .log = model->log };
+
+    cv_arena_plan(arena, model->backend);
+    err = build(g);
+    if (!err)
+        err = rehearse(g);
+    model->backend->planning = 0;
+    if (err < 0)
+        goto fail;
+    if ((err = cv_arena_take(arena, g->log, "this clip")) < 0 ||
+        (err = build(g)) < 0)
+        goto fail;
+    bytes   = cv_tensor_bytes(&g->sampler.x);
+    g->host = malloc((size_t)bytes);
+    if (!g->host) {
+        err = cv_fail_memory(g->log, (uint64_t)bytes, "noise");
+        goto fail;
+    }
+    return 0;
+fail:
+    cv_generator_close(g);
+    return err;
+}
+
+void cv_generator_close(CvGenerator *g)
+{
+    cv_vae_state_free(&g->vae);
+    free(g->host);
+    g->host = NULL;
+}

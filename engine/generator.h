@@ -1,0 +1,93 @@
+/*
+ * A clip in the making: prompt -> latents, block after block -> frames.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Nothing here knows of threads or of who takes the frames: pipeline.c runs it
+ * ahead of a reader, cli/trace.c runs it with given tensors.
+ */
+#ifndef CV_GENERATOR_H
+#define CV_GENERATOR_H
+
+#include "model.h"
+
+/* A clip with every default filled in and checked. */
+typedef struct CvClip {
+    int width, height;
+    int64_t frames;        /* -1: endless */
+    int64_t latents;       /* latent frames that hold them; -1: endless */
+    int64_t blocks;        /* -1: endless */
+    int rate_num, rate_den;
+    int64_t seed;
+    int causal;
+    int block_latents;     /* latent frames a block: all of them when the
+                              model is bidirectional */
+    int slots;             /* blocks in the KV cache ring */
+    double guidance;
+    const char *negative_prompt; /* the caller's or the recipe's */
+    CvSchedule schedule;
+} CvClip;
+
+/* EINVAL names the option, its value and the nearest legal one. */
+int cv_clip_init(CvClip *clip, const CvModel *model, const CausvidClip *args);
+
+/* Where tensors come from and who looks at them, for tests and traces. */
+typedef struct CvTap {
+    void *cookie;
+    /* Fill `out` with the noise of latent frames first .. first + frames - 1
+     * of block `block`: step 0 is the initial noise, step i what is added
+     * before step i. NULL: seeded noise (cv_noise). */
+    int (*noise)(void *cookie, float *out, int64_t first, int frames,
+                 int64_t frame_elements, int64_t block, int step);
+    /* Sees "flow", "x0" after each step, "latents" after each block. */
+    int (*tensor)(void *cookie, CvBackend *backend, const char *name,
+                  int64_t block, int step, const CvTensor *t);
+} CvTap;
+
+typedef struct CvGenerator {
+    const CvModel *model;
+    CvLog *log;
+    CvClip clip;
+    CvTap tap;
+    CvRun run;
+    CvDitState text, negative; /* negative: only with guidance */
+    CvSampler sampler;
+    CvTensor flow_negative;
+    CvVaeState *vae;
+    /* Decoded frames: float32 [slots of time_scale frames, h, w, 3]; latent l
+     * of the clip goes to slot l % picture_slots. */
+    CvTensor pictures;
+    int picture_slots;
+    float *host;               /* one block of latents */
+} CvGenerator;
+
+/* Plan, take the memory from `arena` (kept by the caller from clip to clip),
+ * and prepare for block 0. picture_slots: latents whose frames can wait. */
+int cv_generator_open(CvGenerator *g, const CvModel *model, const CvClip *clip,
+                      const CvTap *tap, CvArena *arena, int picture_slots);
+void cv_generator_close(CvGenerator *g);
+
+/* The prompt from the next block on; ids as cv_model_tokens() gave them. */
+int cv_generator_prompt(CvGenerator *g, const int32_t *ids, int64_t n);
+int cv_generator_negative_prompt(CvGenerator *g, const int32_t *ids,
+                                 int64_t n);
+/* Text embeddings [n, text_dim] from the host in place of a prompt. */
+int cv_generator_text(CvGenerator *g, const float *embeds, int64_t n);
+
+/* Denoise block `block`: blocks come in order. The latents are then in
+ * g->sampler.x0. */
+int cv_generator_block(CvGenerator *g, int64_t block);
+
+/* Decode latent `i` of the newest block (in order) into its slot. *frames:
+ * the part of g->pictures that was written, [n, h, w, 3]. */
+int cv_generator_decode(CvGenerator *g, int64_t block, int i,
+                        CvTensor *frames);
+
+/* Where the frames of latent `latent` of the clip are: [time_scale, h, w, 3],
+ * for the first latent only one frame counts. */
+CvTensor cv_generator_slot(const CvGenerator *g, int64_t latent);
+
+/* Latent that holds a frame, and the frame's place among the latent's. */
+int64_t cv_latent_of_frame(int64_t frame, int time_scale, int *place);
+
+#endif /* CV_GENERATOR_H */

@@ -1,0 +1,152 @@
+/*
+ * A loaded model.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "config.h"
+#include "model.h"
+
+/* The model that is used when none is named: the installed sample model, or
+ * the one in the source tree for a build that was not installed. */
+static const char *default_model(void)
+{
+    static const char installed[] = CAUSVID_DATADIR "/shapes";
+
+    if (!access(installed, R_OK))
+        return installed;
+    return CAUSVID_SOURCE_MODEL;
+}
+
+static int open_backend(CvModel *model, const CausvidSettings *settings)
+{
+    CvLog *log = model->log;
+
+    if (settings->device == CAUSVID_DEVICE_CUDA)
+        return cv_fail(log, ENOSYS, "device=cuda: this version of libcausvid "
+                       "has no CUDA backend; use device=cpu or device=auto");
+    if (settings->precision == CAUSVID_PRECISION_BF16 ||
+        settings->precision == CAUSVID_PRECISION_FP8)
+        return cv_fail(log, ENOSYS, "precision=%s needs a CUDA device; on the "
+                       "CPU use precision=fp32 or precision=auto",
+                       settings->precision == CAUSVID_PRECISION_BF16 ? "bf16"
+                                                                     : "fp8");
+    return cv_cpu_open(&model->backend, settings->threads, log);
+}
+
+/* The networks are read from separate files: check that they belong together,
+ * before one of them meets a tensor of a wrong shape. */
+static int check_fit(const CvModel *model)
+{
+    const CvDitSize *size = cv_dit_size(model->dit);
+    int64_t pieces = cv_tokenizer_size(model->tokenizer);
+    int64_t vocab = cv_umt5_vocab(model->umt5);
+    int64_t text = cv_umt5_dim(model->umt5);
+    int channels = cv_vae_channels(model->vae);
+
+    if (pieces > vocab)
+        return cv_fail(model->log, EILSEQ, "tokenizer '%s' has %lld pieces, "
+                       "but text encoder '%s' has embeddings for %lld only; "
+                       "they belong to different models",
+                       model->files.tokenizer, (long long)pieces,
+                       model->files.text_encoder, (long long)vocab);
+    if (text != size->text_dim)
+        return cv_fail(model->log, EILSEQ, "text encoder '%s' gives %lld "
+                       "values a token, but transformer '%s' expects %lld; "
+                       "they belong to different models",
+                       model->files.text_encoder, (long long)text,
+                       model->files.transformer, (long long)size->text_dim);
+    if (channels != size->in_channels || channels != size->out_channels)
+        return cv_fail(model->log, EILSEQ, "VAE '%s' has latents of %d "
+                       "channels, but transformer '%s' takes %lld and gives "
+                       "%lld; they belong to different models",
+                       model->files.vae, channels, model->files.transformer,
+                       (long long)size->in_channels,
+                       (long long)size->out_channels);
+    return 0;
+}
+
+int cv_model_open(CvModel *model, const CausvidSettings *settings,
+                  CvBackend *backend, CvLog *log)
+{
+    CausvidSettings wanted = *settings;
+    CvModelFiles *files = &model->files;
+    int err;
+
+    memset(model, 0, sizeof(*model));
+    model->log     = log;
+    model->backend = backend;
+    if (!wanted.model)
+        wanted.model = default_model();
+    if (wanted.lora) {
+        err = cv_fail(log, ENOSYS, "lora='%s': LoRA files are not supported "
+                      "by this version; merge it into the transformer first",
+                      wanted.lora);
+        goto fail;
+    }
+    if ((!backend && (err = open_backend(model, &wanted)) < 0) ||
+        (err = cv_files_find(files, &wanted, log)) < 0 ||
+        (err = cv_tokenizer_open(&model->tokenizer, files->tokenizer,
+                                 log)) < 0 ||
+        (err = cv_umt5_open(&model->umt5, model->backend, files->text_encoder,
+                            files->text_encoder_config, log)) < 0 ||
+        (err = cv_dit_open(&model->dit, model->backend, files->transformer,
+                           files->transformer_config, log)) < 0 ||
+        (err = cv_vae_open(&model->vae, model->backend, files->vae,
+                           files->vae_config, 0, log)) < 0 ||
+        (err = cv_recipe_init(&model->recipe, files, cv_dit_size(model->dit),
+                              wanted.variant, log)) < 0 ||
+        (err = check_fit(model)) < 0)
+        goto fail;
+    return 0;
+fail:
+    cv_model_close(model);
+    return err;
+}
+
+void cv_model_close(CvModel *model)
+{
+    cv_vae_close(&model->vae);
+    cv_dit_close(&model->dit);
+    cv_umt5_close(&model->umt5);
+    cv_tokenizer_close(&model->tokenizer);
+    if (model->backend)
+        model->backend->close(&model->backend);
+}
+
+size_t cv_model_bytes(const CvModel *model)
+{
+    return cv_umt5_bytes(model->umt5) + cv_dit_bytes(model->dit) +
+           cv_vae_bytes(model->vae);
+}
+
+int cv_model_tokens(const CvModel *model, const char *prompt,
+                    const char *option, int may_be_empty,
+                    int32_t ids[CV_MAX_TOKENS], int64_t *n)
+{
+    CvLog *log = model->log;
+    char *cleaned = NULL;
+    int err = cv_clean_prompt(&cleaned, prompt, log);
+
+    if (err < 0)
+        return err;
+    if (!*cleaned && !may_be_empty) {
+        err = cv_fail(log, EINVAL, "%s is empty; say what the video shows, "
+                      "for example %s='a red circle moves right'", option,
+                      option);
+        goto end;
+    }
+    err = cv_tokenizer_encode(model->tokenizer, cleaned, ids, n, log);
+    if (!err && *n > CV_MAX_TOKENS) {
+        cv_log(log, CAUSVID_LOG_WARNING, "%s has %lld tokens, the model reads "
+               "%d: the rest is ignored", option, (long long)*n,
+               CV_MAX_TOKENS);
+        *n = CV_MAX_TOKENS;
+    }
+end:
+    free(cleaned);
+    return err;
+}

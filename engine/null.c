@@ -1,0 +1,82 @@
+/*
+ * A backend that computes nothing: for looking at a model without loading it.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Its memory is address space that is never touched, and it has only the
+ * operations that opening a model and preparing a clip ask for, which do
+ * nothing. A plan made on it counts what the CPU backend would take.
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "ops.h"
+
+/* Remembered in front of each block, since munmap() wants the size. */
+#define HEADER 4096
+
+static int null_alloc(CvBackend *b, size_t bytes, void **data)
+{
+    uint8_t *p = mmap(NULL, bytes + HEADER, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    (void)b;
+    if (p == MAP_FAILED)
+        return CAUSVID_ERR(ENOMEM);
+    memcpy(p, &bytes, sizeof(bytes));
+    *data = p + HEADER;
+    return 0;
+}
+
+static void null_release(CvBackend *b, void *data)
+{
+    size_t bytes;
+
+    (void)b;
+    if (!data)
+        return;
+    memcpy(&bytes, (uint8_t *)data - HEADER, sizeof(bytes));
+    munmap((uint8_t *)data - HEADER, bytes + HEADER);
+}
+
+static int null_upload(CvBackend *b, const CvTensor *dst, const void *src,
+                       CvType type)
+{
+    (void)b, (void)dst, (void)src, (void)type;
+    return 0;
+}
+
+static int null_zero(CvBackend *b, const CvTensor *t)
+{
+    (void)b, (void)t;
+    return 0;
+}
+
+static void null_close(CvBackend **backend)
+{
+    free(*backend);
+    *backend = NULL;
+}
+
+int cv_null_open(CvBackend **backend, CvLog *log)
+{
+    static const CvOps ops = {
+        .alloc   = null_alloc,
+        .release = null_release,
+        .upload  = null_upload,
+        .zero    = null_zero,
+    };
+    CvBackend *b = calloc(1, sizeof(*b));
+
+    *backend = b;
+    if (!b)
+        return cv_fail_memory(log, sizeof(*b), "a backend");
+    b->ops        = &ops;
+    b->name       = "none";
+    b->activation = CV_F32;
+    b->weight     = CV_F32;
+    b->log        = log;
+    b->close      = null_close;
+    return 0;
+}

@@ -1,0 +1,288 @@
+/*
+ * Recipes: how a checkpoint wants to be run.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ */
+#include <ctype.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "recipe.h"
+
+static const char *const sampler_names[] = {
+    [CAUSVID_SAMPLER_AUTO]      = "auto",
+    [CAUSVID_SAMPLER_CAUSVID]   = "causvid",
+    [CAUSVID_SAMPLER_EULER]     = "euler",
+    [CAUSVID_SAMPLER_UNIPC]     = "unipc",
+    [CAUSVID_SAMPLER_FLOWMATCH] = "flowmatch_causvid",
+};
+
+const char *cv_sampler_name(enum CausvidSampler sampler)
+{
+    return sampler_names[sampler];
+}
+
+int cv_sampler_from_name(const char *name, enum CausvidSampler *sampler)
+{
+    for (int i = 0; i < (int)(sizeof(sampler_names) / sizeof(*sampler_names));
+         i++)
+        if (!strcmp(name, sampler_names[i])) {
+            *sampler = (enum CausvidSampler)i;
+            return 0;
+        }
+    return -1;
+}
+
+const char *cv_variant_name(enum CausvidVariant variant)
+{
+    return variant == CAUSVID_VARIANT_CAUSAL        ? "causal"
+         : variant == CAUSVID_VARIANT_BIDIRECTIONAL ? "bidirectional"
+                                                    : "auto";
+}
+
+/* The negative prompt that every Wan release ships (checkpoints.md 4.5). */
+static const char wan_negative[] =
+    "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，"
+    "整体发灰，最差质量，低质量，JPEG压缩残留，丑陋的，残缺的，多余的手指，"
+    "画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，"
+    "静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走";
+
+/* What all Wan 2.1 checkpoints have in common. */
+static void wan_base(CvRecipe *r)
+{
+    r->width            = 832;
+    r->height           = 480;
+    r->rate_num         = 16;
+    r->rate_den         = 1;
+    r->frames           = 81;
+    r->frames_per_block = 3;
+    r->window           = 21;
+    r->guidance         = 1;
+    snprintf(r->negative_prompt, sizeof(r->negative_prompt), "%s",
+             wan_negative);
+}
+
+static void step_list(CvRecipe *r, int warp, double shift, int n,
+                      const float *list)
+{
+    r->sampler = CAUSVID_SAMPLER_CAUSVID;
+    for (int i = 0; i < n; i++)
+        r->timesteps[i] = list[i];
+    r->n_timesteps = n;
+    r->steps       = n;
+    r->warp        = warp;
+    r->shift       = shift;
+}
+
+/* 1 when the lower-case path contains the word. */
+static int path_says(const char *path, const char *word)
+{
+    size_t n = strlen(word);
+
+    for (; *path; path++) {
+        size_t i = 0;
+
+        while (i < n && tolower((unsigned char)path[i]) == word[i])
+            i++;
+        if (i == n)
+            return 1;
+    }
+    return 0;
+}
+
+/* The published recipes (checkpoints.md 7.3, 7.4), by words in the path. */
+static void detect(CvRecipe *r, const char *path, const CvDitSize *size,
+                   enum CausvidVariant variant)
+{
+    static const float causvid[] = { 1000, 757, 522 };
+    static const float four[]    = { 1000, 750, 500, 250 };
+    int self_forcing = path_says(path, "self_forcing") ||
+                       path_says(path, "self-forcing");
+    int warp4  = path_says(path, "warp_4step");
+    int two    = path_says(path, "bidirectional") ||
+                 path_says(path, "bidirect");
+    int causal = !two && (self_forcing || warp4 || path_says(path, "causal") ||
+                          path_says(path, "causvid") ||
+                          path_says(path, "autoregressive"));
+
+    snprintf(r->source, sizeof(r->source), "width and path");
+    snprintf(r->name, sizeof(r->name), "wan 2.1, width %lld",
+             (long long)size->dim);
+    r->variant = variant ? variant
+               : causal  ? CAUSVID_VARIANT_CAUSAL
+                         : CAUSVID_VARIANT_BIDIRECTIONAL;
+    if (self_forcing) {
+        step_list(r, 1, 5, 4, four);
+    } else if (warp4) {
+        step_list(r, 1, 8, 4, four);
+    } else if (causal || two || r->variant == CAUSVID_VARIANT_CAUSAL) {
+        step_list(r, 0, 8, 3, causvid);
+    } else {
+        /* a plain Wan model: its own sampler and guidance */
+        r->sampler  = CAUSVID_SAMPLER_UNIPC;
+        r->steps    = 50;
+        r->shift    = size->dim <= 1536 ? 8 : 5;
+        r->guidance = size->dim <= 1536 ? 6 : 5;
+    }
+}
+
+static int read_size(CvRecipe *r, const cJSON *json, const char *path,
+                     CvLog *log)
+{
+    int64_t width = r->width, height = r->height, rate = r->rate_num;
+    int64_t frames = r->frames;
+    int err;
+
+    if ((err = cv_json_int(json, path, "width", 16, 8192, &width, log)) < 0 ||
+        (err = cv_json_int(json, path, "height", 16, 8192, &height, log)) < 0 ||
+        (err = cv_json_int(json, path, "rate", 1, 1000, &rate, log)) < 0 ||
+        (err = cv_json_int(json, path, "frames", 1, 1 << 20, &frames,
+                           log)) < 0)
+        return err;
+    if (width % 16 || height % 16)
+        return cv_fail(log, EILSEQ, "'%s': width and height are %lldx%lld, "
+                       "expected multiples of 16", path, (long long)width,
+                       (long long)height);
+    r->width    = (int)width;
+    r->height   = (int)height;
+    r->rate_num = (int)rate;
+    r->frames   = frames;
+    return 0;
+}
+
+static int read_blocks(CvRecipe *r, const cJSON *json, const char *path,
+                       CvLog *log)
+{
+    int64_t block = r->frames_per_block, window = r->window;
+    char variant[32] = "";
+    int err;
+
+    if ((err = cv_json_string(json, path, "variant", variant,
+                              sizeof(variant), log)) < 0 ||
+        (err = cv_json_int(json, path, "frames_per_block", 1, 1024, &block,
+                           log)) < 0 ||
+        (err = cv_json_int(json, path, "window", 1, 4096, &window, log)) < 0)
+        return err;
+    if (!strcmp(variant, "causal"))
+        r->variant = CAUSVID_VARIANT_CAUSAL;
+    else if (!strcmp(variant, "bidirectional"))
+        r->variant = CAUSVID_VARIANT_BIDIRECTIONAL;
+    else
+        return cv_fail(log, EILSEQ, "'%s': variant is '%s', expected 'causal' "
+                       "or 'bidirectional'", path, variant);
+    if (window % block)
+        return cv_fail(log, EILSEQ, "'%s': window is %lld latent frames, "
+                       "expected a multiple of frames_per_block (%lld)", path,
+                       (long long)window, (long long)block);
+    r->frames_per_block = (int)block;
+    r->window           = (int)window;
+    return 0;
+}
+
+static int read_sampling(CvRecipe *r, const cJSON *json, const char *path,
+                         CvLog *log)
+{
+    double list[CV_MAX_LIST];
+    int n = CV_MAX_LIST, err;
+    int64_t steps = 0;
+    char sampler[32] = "causvid";
+
+    if ((err = cv_json_string(json, path, "sampler", sampler,
+                              sizeof(sampler), log)) < 0 ||
+        (err = cv_json_numbers(json, path, "timesteps", list, &n, log)) < 0 ||
+        (err = cv_json_int(json, path, "steps", 1, CV_MAX_STEPS, &steps,
+                           log)) < 0 ||
+        (err = cv_json_bool(json, path, "warp", &r->warp, log)) < 0 ||
+        (err = cv_json_number(json, path, "shift", 0.01, 100, &r->shift,
+                              log)) < 0 ||
+        (err = cv_json_number(json, path, "guidance", 0, 100, &r->guidance,
+                              log)) < 0 ||
+        (err = cv_json_string(json, path, "negative_prompt",
+                              r->negative_prompt, sizeof(r->negative_prompt),
+                              log)) < 0)
+        return err;
+    if (cv_sampler_from_name(sampler, &r->sampler) < 0 ||
+        r->sampler == CAUSVID_SAMPLER_AUTO)
+        return cv_fail(log, EILSEQ, "'%s': sampler is '%s', expected causvid, "
+                       "euler, unipc or flowmatch_causvid", path, sampler);
+    for (int i = 0; i < n; i++)
+        r->timesteps[i] = (float)list[i];
+    r->n_timesteps = n;
+    r->steps       = steps ? (int)steps : n;
+    if (!r->steps)
+        return cv_fail(log, EILSEQ, "'%s': expected 'timesteps' (a list) or "
+                       "'steps'", path);
+    return 0;
+}
+
+/* Keys that are understood; others are refused, so that a misspelt key is not
+ * silently without effect. */
+static int check_keys(const cJSON *json, const char *path, CvLog *log)
+{
+    static const char *const known[] = {
+        "name", "variant", "width", "height", "rate", "frames",
+        "frames_per_block", "window", "sampler", "timesteps", "steps", "warp",
+        "shift", "guidance", "negative_prompt",
+    };
+
+    for (const cJSON *item = json->child; item; item = item->next) {
+        size_t i = 0, n = sizeof(known) / sizeof(*known);
+
+        while (i < n && strcmp(known[i], item->string))
+            i++;
+        if (i == n)
+            return cv_fail(log, EILSEQ, "'%s': unknown key '%.64s'; "
+                           "docs/models.md lists the keys", path,
+                           item->string);
+    }
+    return 0;
+}
+
+static int read_recipe(CvRecipe *r, const char *path, CvLog *log)
+{
+    cJSON *json = NULL;
+    int err = cv_json_read(&json, path, log);
+
+    if (err < 0)
+        return err;
+    if (!cJSON_IsObject(json)) {
+        err = cv_fail(log, EILSEQ, "'%s': expected a JSON object", path);
+        goto end;
+    }
+    snprintf(r->source, sizeof(r->source), "recipe.json");
+    r->negative_prompt[0] = 0;
+    r->shift              = 8;
+    if ((err = check_keys(json, path, log)) < 0 ||
+        (err = cv_json_string(json, path, "name", r->name, sizeof(r->name),
+                              log)) < 0 ||
+        (err = read_size(r, json, path, log)) < 0 ||
+        (err = read_blocks(r, json, path, log)) < 0)
+        goto end;
+    err = read_sampling(r, json, path, log);
+end:
+    cJSON_Delete(json);
+    return err;
+}
+
+int cv_recipe_init(CvRecipe *recipe, const CvModelFiles *files,
+                   const CvDitSize *size, enum CausvidVariant variant,
+                   CvLog *log)
+{
+    memset(recipe, 0, sizeof(*recipe));
+    wan_base(recipe);
+    if (files->recipe[0]) {
+        int err = read_recipe(recipe, files->recipe, log);
+
+        if (err < 0)
+            return err;
+        if (variant && variant != recipe->variant) {
+            cv_log(log, CAUSVID_LOG_WARNING, "variant=%s overrides the recipe "
+                   "of this model, which is %s", cv_variant_name(variant),
+                   cv_variant_name(recipe->variant));
+            recipe->variant = variant;
+        }
+    } else {
+        detect(recipe, files->transformer, size, variant);
+    }
+    return 0;
+}

@@ -32,6 +32,23 @@ typedef struct CvModelFiles {
 int cv_files_find(CvModelFiles *files, const CausvidSettings *settings,
                   CvLog *log);
 
+/* What a folder holds that could be weights. */
+typedef struct CvFolder {
+    char path[CV_PATH_SIZE]; /* the only index, or the only file; else "" */
+    int n_indexes, n_files;  /* *.index.json, *.safetensors */
+    char names[256];         /* of the indexes, else of the files; may be cut */
+    char other[256];         /* first file of a format that is not read, "" */
+} CvFolder;
+
+/* List a folder's files whose names begin with `prefix`. ENOENT, EIO. */
+int cv_folder_scan(CvFolder *folder, const char *path, const char *prefix,
+                   CvLog *log);
+
+/* The index, or the one file of weights, that a folder stands for. ENOENT:
+ * none; EILSEQ: several, listed; ENOSYS: only formats that are not read. */
+int cv_folder_weights(char file[CV_PATH_SIZE], const char *path,
+                      const char *prefix, CvLog *log);
+
 /* Parse a JSON file (at most 64 MiB, nesting bounded). ENOENT, EILSEQ with the
  * place of the error, EIO, ENOMEM. Free with cJSON_Delete(). */
 int cv_json_read(cJSON **json, const char *path, CvLog *log);

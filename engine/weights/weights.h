@@ -19,7 +19,9 @@
 
 typedef struct CvEntry {
     const char *name;
-    CvTensor tensor;    /* as stored; data points into the mapped file */
+    const char *stored; /* the name in the file, for messages */
+    CvTensor tensor;    /* as stored; data points into the mapped file, at any
+                           byte: it need not be aligned to the type */
     const char *file;   /* path, for messages */
     int used;           /* set when a network took it */
 } CvEntry;

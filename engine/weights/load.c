@@ -1,0 +1,295 @@
+/*
+ * From a weight file into a backend's memory.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Tensors are converted by the backend while it uploads them. What lies in the
+ * file as the network wants it goes there directly; what must be rearranged,
+ * or is not aligned to its type, goes through a buffer of a few rows, so that
+ * loading never takes a second copy of a tensor.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "weights/reader.h"
+
+#define BUFFER_BYTES (8 << 20)
+
+/* Without leading and trailing dimensions of 1. */
+static CvTensor trimmed(const CvTensor *t)
+{
+    CvTensor s = *t;
+    int first = 0, end = t->n_dims;
+
+    while (end > 0 && t->dim[end - 1] == 1)
+        end--;
+    while (first < end && t->dim[first] == 1)
+        first++;
+    s.n_dims = end - first;
+    for (int i = first; i < end; i++)
+        s.dim[i - first] = t->dim[i];
+    return s;
+}
+
+static int same_dims(const CvTensor *a, const CvTensor *b)
+{
+    if (a->n_dims != b->n_dims)
+        return 0;
+    for (int i = 0; i < a->n_dims; i++)
+        if (a->dim[i] != b->dim[i])
+            return 0;
+    return 1;
+}
+
+/* The stored dims that `t` is made of, for messages too. */
+static CvTensor stored_shape(const CvTensor *t, CvLoadLayout layout)
+{
+    CvTensor s = *t;
+
+    if (layout == CV_LOAD_CONV) { /* [o, kt, kh, kw, c] <- [o, c, kt, kh, kw] */
+        s.dim[1] = t->dim[4];
+        s.dim[2] = t->dim[1];
+        s.dim[3] = t->dim[2];
+        s.dim[4] = t->dim[3];
+    }
+    return s;
+}
+
+static int shape_agrees(const CvTensor *stored, const CvTensor *expected,
+                        CvLoadLayout layout)
+{
+    CvTensor a, b;
+
+    if (layout == CV_LOAD_CONV) {
+        a = *expected;
+        if (stored->n_dims == 4 && expected->dim[2] == 1) {
+            a.n_dims = 4;
+            a.dim[2] = a.dim[3];
+            a.dim[3] = a.dim[4];
+        }
+        return same_dims(stored, &a);
+    }
+    a = trimmed(stored);
+    b = trimmed(expected);
+    return same_dims(&a, &b);
+}
+
+static int is_float(CvType type)
+{
+    return type == CV_F32 || type == CV_F64 || type == CV_F16 ||
+           type == CV_BF16 || type == CV_F8_E4M3 || type == CV_F8_E5M2;
+}
+
+/* "'name'", or both names where the file has its own. */
+static const char *name_text(char *text, size_t size, const CvEntry *e)
+{
+    if (!strcmp(e->name, e->stored))
+        snprintf(text, size, "'%s'", e->name);
+    else
+        snprintf(text, size, "'%s' (officially '%s')", e->stored, e->name);
+    return text;
+}
+#define NAME_TEXT (2 * CV_NAME_SIZE + 32)
+
+/* The entry of a name, with the shape and type that `t` needs. */
+static int find(CvEntry **entry, CvLoader *l, const char *name,
+                const CvTensor *t, CvLoadLayout layout)
+{
+    char found[CV_SHAPE_TEXT], wanted[CV_SHAPE_TEXT], text[NAME_TEXT];
+    CvTensor expected = stored_shape(t, layout);
+    CvEntry *e = cv_weights_find(l->weights, "%s", name);
+    const char *path = cv_weights_path(l->weights);
+
+    *entry = e;
+    expected.type = e ? e->tensor.type : t->type;
+    cv_shape_text(wanted, &expected);
+    if (!e)
+        return cv_fail(l->log, EILSEQ, "'%s' lacks tensor '%s', expected as "
+                       "%s%s; get the complete file of this model", path, name,
+                       strchr(wanted, '['),
+                       strcmp(cv_weights_layout(l->weights), "official") ?
+                       " (the official name of it)" : "");
+    if (!shape_agrees(&e->tensor, &expected, layout))
+        return cv_fail(l->log, EILSEQ, "'%s': tensor %s is %s; expected %s: "
+                       "is it, and its config.json, of this model?", e->file,
+                       name_text(text, sizeof(text), e),
+                       cv_shape_text(found, &e->tensor), strchr(wanted, '['));
+    if (t->type == CV_I32 ? e->tensor.type != CV_I32 :
+                            !is_float(e->tensor.type))
+        return cv_fail(l->log, EILSEQ, "'%s': tensor %s has the type %s; "
+                       "expected %s", e->file,
+                       name_text(text, sizeof(text), e),
+                       cv_type_name(e->tensor.type),
+                       t->type == CV_I32 ? "I32" : "floating point numbers "
+                       "(quantised files are not read)");
+    return 0;
+}
+
+/* Rows [first, first + n) of t, in its order, from the file. One row of a
+ * convolution is [c, k] in the file and becomes [k, c]. */
+static void copy_rows(uint8_t *dst, const CvEntry *e, const CvTensor *t,
+                      CvLoadLayout layout, int64_t first, int64_t n)
+{
+    size_t size = cv_type_bytes(e->tensor.type);
+    size_t row = (size_t)cv_row_elements(t);
+    const uint8_t *src = (const uint8_t *)e->tensor.data +
+                         (size_t)first * row * size;
+    size_t channels, taps;
+
+    if (layout == CV_LOAD_AS_IS) {
+        memcpy(dst, src, (size_t)n * row * size);
+        return;
+    }
+    channels = (size_t)t->dim[4];
+    taps     = row / channels;
+    for (int64_t i = 0; i < n; i++, src += row * size, dst += row * size)
+        for (size_t k = 0; k < taps; k++)
+            for (size_t c = 0; c < channels; c++)
+                memcpy(dst + (k * channels + c) * size,
+                       src + (c * taps + k) * size, size);
+}
+
+/* The stored tensor -> t, which is in memory. */
+static int upload(CvLoader *l, const CvTensor *t, const CvEntry *e,
+                  CvLoadLayout layout)
+{
+    size_t size = cv_type_bytes(e->tensor.type);
+    int64_t row = cv_row_elements(t), n, rows = t->n_dims ? t->dim[0] : 1;
+    CvTensor whole = *t;
+    uint8_t *buffer;
+    int err = 0;
+
+    if (!cv_elements(t))
+        return 0;
+    /* With one tap the order is the file's. */
+    if (layout == CV_LOAD_CONV && row == t->dim[4])
+        layout = CV_LOAD_AS_IS;
+    if (layout == CV_LOAD_AS_IS && (uintptr_t)e->tensor.data % size == 0)
+        return cv_upload(l->backend, t, e->tensor.data, e->tensor.type);
+    if (!t->n_dims)
+        whole = CV_RESHAPE(*t, 1);
+    n = BUFFER_BYTES / (row * (int64_t)size);
+    n = n < 1 ? 1 : n < rows ? n : rows;
+    buffer = malloc((size_t)(n * row) * size);
+    if (!buffer)
+        return cv_fail_memory(l->log, (uint64_t)(n * row) * size, e->name);
+    for (int64_t first = 0; first < rows && !err; first += n) {
+        CvTensor part;
+
+        if (n > rows - first)
+            n = rows - first;
+        part = cv_rows(&whole, first, n);
+        copy_rows(buffer, e, &whole, layout, first, n);
+        err = cv_upload(l->backend, &part, buffer, e->tensor.type);
+    }
+    free(buffer);
+    return err;
+}
+
+/* Find, check and upload one tensor into memory that t has. */
+static int load_into(CvLoader *l, const CvTensor *t, CvLoadLayout layout,
+                     const char *name)
+{
+    char text[NAME_TEXT];
+    CvEntry *e;
+    int err = find(&e, l, name, t, layout);
+
+    if (err < 0)
+        return err;
+    e->used = 1;
+    if (l->backend->planning)
+        return 0;
+    err = upload(l, t, e, layout);
+    if (err == CAUSVID_ERR(EILSEQ))
+        return cv_fail(l->log, EILSEQ, "'%s': tensor %s holds a value that is "
+                       "not a number, or infinite; get the file again, or "
+                       "another one of this model", e->file,
+                       name_text(text, sizeof(text), e));
+    return err;
+}
+
+int cv_load(CvLoader *l, CvTensor *t, CvLoadLayout layout, const char *format,
+            ...)
+{
+    char name[CV_NAME_SIZE];
+    va_list args;
+    int n, err;
+
+    va_start(args, format);
+    n = vsnprintf(name, sizeof(name), format, args);
+    va_end(args);
+    if (n < 0 || n >= (int)sizeof(name) ||
+        (layout == CV_LOAD_CONV && t->n_dims != 5))
+        return cv_fail(l->log, EINVAL, "internal error: cv_load of '%s'",
+                       format);
+    /* before memory is taken: a wrong file must not decide how much */
+    if ((err = find(&(CvEntry *){ NULL }, l, name, t, layout)) < 0)
+        return err;
+    if ((err = cv_arena_tensor(l->arena, t)) < 0)
+        return err;
+    return load_into(l, t, layout, name);
+}
+
+int cv_load_stacked(CvLoader *l, CvTensor *t, const char *stem,
+                    const char *const *parts, int n_parts)
+{
+    const char *hole = strstr(stem, "%s");
+    CvTensor share = *t;
+    int err = 0;
+
+    if (!hole || n_parts < 1 || t->n_dims < 1 || t->dim[0] % n_parts)
+        return cv_fail(l->log, EINVAL, "internal error: cv_load_stacked of "
+                       "'%s'", stem);
+    share.dim[0] /= n_parts;
+    for (int pass = 0; pass < 2 && !err; pass++) {
+        if (pass && (err = cv_arena_tensor(l->arena, t)) < 0)
+            break;
+        for (int i = 0; i < n_parts && !err; i++) {
+            char name[CV_NAME_SIZE];
+            CvTensor rows;
+            CvEntry *e;
+
+            if (snprintf(name, sizeof(name), "%.*s%s%s", (int)(hole - stem),
+                         stem, parts[i], hole + 2) >= (int)sizeof(name))
+                return cv_fail(l->log, EINVAL, "internal error: "
+                               "cv_load_stacked of '%s'", stem);
+            if (!pass) {
+                err = find(&e, l, name, &share, CV_LOAD_AS_IS);
+            } else {
+                rows = cv_rows(t, i * share.dim[0], share.dim[0]);
+                err  = load_into(l, &rows, CV_LOAD_AS_IS, name);
+            }
+        }
+    }
+    return err;
+}
+
+int cv_load_finish(CvLoader *l)
+{
+    static const char *const kinds[] = {
+        [CV_KIND_UNKNOWN]      = "network",
+        [CV_KIND_TRANSFORMER]  = "transformer",
+        [CV_KIND_TEXT_ENCODER] = "text encoder",
+        [CV_KIND_VAE]          = "VAE",
+        [CV_KIND_TINY_VAE]     = "tiny VAE",
+        [CV_KIND_LORA]         = "LoRA",
+    };
+    char text[CV_SHAPE_TEXT];
+    const CvEntry *first = NULL;
+    int64_t n = 0;
+
+    for (int64_t i = 0; i < cv_weights_count(l->weights); i++) {
+        const CvEntry *e = cv_weights_at(l->weights, i);
+
+        if (!e->used && !n++)
+            first = e;
+    }
+    if (!n)
+        return 0;
+    return cv_fail(l->log, EILSEQ, "'%s' holds %lld tensor%s that a %s of "
+                   "this size does not have, such as '%s' %s; use the file of "
+                   "a Wan 2.1 text-to-video model", first->file, (long long)n,
+                   n == 1 ? "" : "s", kinds[cv_weights_kind(l->weights)],
+                   first->stored, cv_shape_text(text, &first->tensor));
+}

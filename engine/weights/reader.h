@@ -1,0 +1,72 @@
+/*
+ * Containers of weights, and the directory that their readers fill.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ *
+ * A reader is given a mapped file and adds what it finds to the directory. It
+ * trusts nothing: every tensor that it adds lies within the file.
+ *
+ * So far every tensor lies ready: contiguous, in a type that the backends
+ * convert. A container whose tensors do not (pickles with strides, blocks of
+ * GGUF) will add entries with a function that makes rows of the tensor in a
+ * buffer; the one place that would call it is copy_rows() in load.c, which
+ * already brings tensors to the backend in pieces.
+ *
+ * A file that another program shortens while it is mapped ends the process
+ * with SIGBUS. That is out of scope: sizes are those at the time of opening.
+ */
+#ifndef CV_READER_H
+#define CV_READER_H
+
+#include "weights/weights.h"
+
+/* Longest tensor name; the longest in use has about 100 bytes. */
+#define CV_NAME_SIZE 512
+
+/* Advice about formats that this version does not read. */
+#define CV_CONVERT "this version reads safetensors only: convert it, for " \
+    "instance with safetensors.torch.save_file()"
+
+typedef struct CvFile {
+    char *path;
+    const uint8_t *data;
+    size_t size;
+    int mapped;          /* unmap it at the end */
+} CvFile;
+
+struct CvWeights {
+    char *path;          /* as given to open */
+    CvFile **files;
+    int n_files;
+    CvEntry *entries;    /* sorted by name once open has returned */
+    int64_t n_entries, room;
+    CvKind kind;
+    const char *layout;
+};
+
+typedef struct CvReader {
+    const char *format;  /* "safetensors" */
+    int (*detect)(const CvFile *file); /* 1 when it is one, by its first bytes */
+    /* Fill the directory. NULL: the format is known but not read. */
+    int (*read)(CvWeights *weights, const CvFile *file, CvLog *log);
+    int error;           /* without read: the error, */
+    const char *advice;  /* and what to do */
+} CvReader;
+
+extern const CvReader cv_reader_safetensors;
+
+/* Add a tensor: type, dims and data set, data within the file. The name is
+ * copied. EILSEQ: an empty or overlong name, control characters. ENOMEM. */
+int cv_weights_add(CvWeights *weights, const CvFile *file, const char *name,
+                   const CvTensor *tensor, CvLog *log);
+
+/* Sort the directory by name. EILSEQ when a name is there twice. */
+int cv_weights_sort(CvWeights *weights, CvLog *log);
+
+/* As cv_weights_open() of a single file whose bytes are in memory, which must
+ * outlive the weights: for tests and fuzzing, where a sanitizer sees reads past
+ * the end that a mapped page would hide. */
+int cv_weights_open_memory(CvWeights **weights, const void *data, size_t size,
+                           const char *path, CvLog *log);
+
+#endif /* CV_READER_H */

@@ -31,7 +31,7 @@ $(BUILD)/configured: configure engine/causvid.h patches/libraries.txt
 LIB_SRC := $(wildcard engine/*.c) \
            $(filter-out engine/cli/%,$(wildcard engine/*/*.c engine/*/*.cc))
 CLI_SRC := $(wildcard engine/cli/*.c)
-EVALUATE_SRC := $(wildcard samples/evaluate/*.c)
+EVALUATE_SRC := $(wildcard samples/measure/*.c)
 
 objects = $(patsubst %,$(BUILD)/obj/%.o,$(1))
 LIB_OBJ := $(call objects,$(LIB_SRC))
@@ -109,7 +109,7 @@ $(BUILD)/tests/fuzz/%: EXTRA = -fsanitize=fuzzer
 .PHONY: tests
 tests: $(patsubst %.c,$(BUILD)/%,$(C_TESTS))
 
-# Tests find everything through these. ASan's leak check needs no ptrace here.
+# Tests find everything through these.
 TEST_ENV = CAUSVID_SRC=$(SRC) CAUSVID_BUILD=$(abspath $(BUILD)) \
     UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
 # Each test is run as a program of its own: scripts have a #! line.
@@ -153,6 +153,112 @@ $(FUZZERS:tests/fuzz/%.c=run-%): run-fuzz_%: $(BUILD)/tests/fuzz/fuzz_%
 	@echo "  $*: $$(sed -n 's/^stat::number_of_executed_units: */runs /p' \
 	    $(BUILD)/fuzz_$*.log), $$(sed -n 's/.* cov: \([0-9]*\) .*/\1/p' \
 	    $(BUILD)/fuzz_$*.log | tail -n 1) edges, nothing found"
+
+# ------------------------------------------------------------------ FFmpeg
+
+# make ffmpeg [FFMPEG_VERSION=7.1|8.1|9.0] [FFMPEG_SRC=DIR] [FFMPEG_CACHE=DIR]
+#             [FFMPEG_FLAGS=...] [FFMPEG_PROFILE=small]
+export FFMPEG_VERSION FFMPEG_SRC FFMPEG_CACHE FFMPEG_FLAGS JOBS
+FFMPEG_PROFILE ?= default
+
+.PHONY: ffmpeg
+ffmpeg: all
+	@patches/build.sh $(if $(filter small,$(FFMPEG_PROFILE)),--small) $(BUILD)
+
+# ------------------------------------- one command from a fresh clone to a result
+
+# Installs missing packages (saying so) and configures, once.
+$(BUILD)/setup: configure patches/libraries.txt
+	@mkdir -p $(BUILD)
+	@if [ -e $(BUILD)/config.status ]; then \
+	    sh $(BUILD)/config.status --install-missing; \
+	else \
+	    ./configure --build-dir=$(BUILD) --install-missing; \
+	fi
+	@touch $@
+
+.PHONY: setup demo run-demo check run-check
+setup: $(BUILD)/setup
+demo check: %: $(BUILD)/setup
+	@$(MAKE) --no-print-directory run-$@
+
+DEMO := causvid=prompt='a red circle moves right on a blue background':seed=1
+run-demo: ffmpeg
+	@echo "$(BUILD)/bin/ffmpeg -y -f lavfi -i \"$(DEMO)\"" \
+	    "-c:v libx264 -pix_fmt yuv420p $(BUILD)/demo.mp4"
+	@$(BUILD)/bin/ffmpeg -nostdin -hide_banner -y -f lavfi -i "$(DEMO)" \
+	    -c:v libx264 -pix_fmt yuv420p $(BUILD)/demo.mp4
+	@echo
+	@echo "$(abspath $(BUILD)/demo.mp4)"
+	@echo "shows: a red circle moves right on a blue background, as the small"
+	@echo "model in samples/shapes draws it. Play it with any video player:"
+	@echo "    ffplay $(BUILD)/demo.mp4    or    mpv $(BUILD)/demo.mp4"
+
+run-check: all tests
+	@env $(TEST_ENV) tests/check.sh $(BUILD)
+
+.PHONY: check-gpu bench
+check-gpu bench:
+	@echo "make $@: this version has no CUDA backend, so there is nothing to" \
+	    "run on a GPU. 'make check' tests the CPU backend." >&2
+	@exit 1
+
+# ------------------------------------------------------- install, dist, clean
+
+D = $(DESTDIR)$(PREFIX)
+
+.PHONY: install uninstall
+install: all
+	install -d $(D)/bin $(D)/include $(D)/lib/pkgconfig $(D)/share/causvid $(D)/share/man/man1
+	install -m 755 $(BUILD)/lib/$(SONAME) $(D)/lib/$(SONAME)
+	ln -sf $(SONAME) $(D)/lib/libcausvid.so
+	install -m 644 engine/causvid.h $(D)/include/causvid.h
+	sed -e 's,^libdir=.*,libdir=$(PREFIX)/lib,' -e 's, (not installed),,' \
+	    -e 's,^includedir=.*,includedir=$(PREFIX)/include,' \
+	    $(BUILD)/lib/pkgconfig/causvid.pc > $(D)/lib/pkgconfig/causvid.pc
+	chmod 644 $(D)/lib/pkgconfig/causvid.pc
+	$(if $(CLI),install -m 755 $(CLI) $(D)/bin/causvid)
+	$(foreach m,$(wildcard docs/*.1),install -m 644 $(m) $(D)/share/man/man1/ &&) true
+	rm -rf $(D)/share/causvid/shapes
+	cp -R samples/shapes $(D)/share/causvid/shapes
+	chmod -R u=rwX,go=rX $(D)/share/causvid/shapes
+	@echo
+	@echo "Installed in $(PREFIX). If programs do not find libcausvid.so.0, run ldconfig."
+
+uninstall:
+	rm -f $(D)/lib/$(SONAME) $(D)/lib/libcausvid.so $(D)/include/causvid.h \
+	    $(D)/lib/pkgconfig/causvid.pc $(D)/bin/causvid \
+	    $(patsubst docs/%,$(D)/share/man/man1/%,$(wildcard docs/*.1))
+	rm -rf $(D)/share/causvid
+
+.PHONY: dist clean distclean help
+dist:
+	@version=$$(sed -n 's/^#define CAUSVID_VERSION_[A-Z]*OR \([0-9]*\)$$/\1/p; s/^#define CAUSVID_VERSION_MICRO \([0-9]*\)$$/\1/p' engine/causvid.h | paste -sd .); \
+	git archive --prefix=causvid-$$version/ -o causvid-$$version.tar.gz HEAD && \
+	echo "causvid-$$version.tar.gz holds the files of the last commit"
+
+# Settings and downloaded archives stay.
+clean:
+	rm -rf $(filter-out $(addprefix $(BUILD)/,cache config.% configured setup),$(wildcard $(BUILD)/*))
+
+distclean:
+	rm -rf $(BUILD)
+
+help:
+	@echo "make               the library, $(BUILD)/bin/causvid, $(BUILD)/bin/evaluate"
+	@echo "make demo          set up everything, make $(BUILD)/demo.mp4"
+	@echo "make check         set up everything, run every test that needs no GPU"
+	@echo "make check-unit, check-ops, check-model, check-engine"
+	@echo "                   some of the tests, without FFmpeg"
+	@echo "make fuzz          run the fuzzers, FUZZ_SECONDS=$(FUZZ_SECONDS) each"
+	@echo "make ffmpeg        FFmpeg with the causvid source, $(BUILD)/bin/ffmpeg;"
+	@echo "                   FFMPEG_VERSION=7.1|8.1|9.0, FFMPEG_SRC=DIR,"
+	@echo "                   FFMPEG_CACHE=DIR, FFMPEG_FLAGS=..., JOBS=N"
+	@echo "make install       to the --prefix of configure, under DESTDIR;"
+	@echo "                   make uninstall takes it away"
+	@echo "make dist          archive of the last commit"
+	@echo "make clean         keeps settings and downloads; make distclean nothing"
+	@echo "make BUILD=DIR ... another build folder, see ./configure --help"
 
 -include $(patsubst %,$(BUILD)/obj/%.d,$(basename $(foreach s,$(LIB_SRC) \
     $(CLI_SRC) $(EVALUATE_SRC) $(wildcard tests/*.c tests/*/*.c),$(s).o)))

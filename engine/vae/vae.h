@@ -20,7 +20,7 @@ int cv_vae_open(CvVae **vae, CvBackend *backend, const char *path,
 void cv_vae_close(CvVae **vae);
 int cv_vae_channels(const CvVae *vae);   /* of a latent: 16 */
 int cv_vae_scale(const CvVae *vae);      /* pixels a latent pixel: 8 */
-int cv_vae_time_scale(const CvVae *vae); /* frames a latent after the first: 4 */
+int cv_vae_time_scale(const CvVae *vae); /* frames a latent but the first: 4 */
 int cv_vae_has_encoder(const CvVae *vae);
 size_t cv_vae_bytes(const CvVae *vae);
 const char *cv_vae_describe(const CvVae *vae);
@@ -43,7 +43,8 @@ int64_t cv_vae_frames(const CvVaeState *state, int latents);
 
 /*
  * Decode: latents float32 [t, channels, h, w] (as the transformer makes them:
- * normalised), t >= 1; frames: float32 [n, 8h, 8w, 3], RGB in -1..1 clamped,
+ * normalised), t >= 1; frames: float32 [n, 8h, 8w, 3], RGB in -1..1, not yet
+ * clamped (to_picture does that, and who writes them otherwise must),
  * n = cv_vae_frames(): 1 for the first latent of a stream, 4 for each other.
  * Any grouping of latents into calls gives the same frames.
  */

@@ -1,0 +1,269 @@
+/*
+ * The steps of the VAE: residual blocks, attention, resamplers.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Each step takes its output first and its scratch after it, so that releasing
+ * the scratch leaves the output at the top of the arena.
+ * Source: checkpoints.md 6.2, 6.3; Wan2.1 wan/modules/vae.py.
+ */
+#include "vae/net.h"
+
+#include <math.h>
+
+int cv_vae_take(CvRun *run, CvTensor *x, int64_t t, int64_t h, int64_t w,
+                int64_t c)
+{
+    *x = CV_TENSOR(NULL, run->backend->activation, t, h, w, c);
+    return cv_arena_tensor(run->arena, x);
+}
+
+int cv_vae_conv(CvRun *run, CvVaeState *state, const CvVaeConv *conv,
+                const CvTensor *out, const CvTensor *x, const CvTensor *add)
+{
+    CvConv3d a = {
+        .out = out, .x = x, .weight = &conv->weight, .bias = &conv->bias,
+        .history = &state->history[conv->slot], .add = add,
+        .stride_t = 1, .stride_s = 1, .up = 1,
+        .pad_top = 1, .pad_left = 1, .pad_bottom = 1, .pad_right = 1,
+    };
+
+    return cv_conv3d(run->backend, &a);
+}
+
+int cv_vae_mix(CvRun *run, const CvVaeConv *conv, const CvTensor *out,
+               const CvTensor *x, const CvTensor *add)
+{
+    int64_t n = x->dim[0] * x->dim[1] * x->dim[2];
+    CvTensor flat_out = CV_RESHAPE(*out, n, out->dim[3]);
+    CvTensor flat_x = CV_RESHAPE(*x, n, x->dim[3]);
+    CvTensor flat_add;
+    CvLinear a = { .out = &flat_out, .x = &flat_x, .weight = &conv->weight,
+                   .bias = &conv->bias };
+
+    if (add) {
+        flat_add = CV_RESHAPE(*add, n, out->dim[3]);
+        a.other = &flat_add;
+        a.epilogue = CV_EPI_ADD;
+    }
+    return cv_linear(run->backend, &a);
+}
+
+/* norm, SiLU, conv, norm, SiLU, conv, + (shortcut or x) */
+static int residual(CvRun *run, CvVaeState *state, const CvVaeStep *step,
+                    CvTensor *x)
+{
+    CvBackend *b = run->backend;
+    CvTensor out = *x, a = *x, c;
+    size_t mark = cv_arena_mark(run->arena);
+    int err;
+
+    if (step->in != step->out) {
+        /* The shortcut is the last to need x as it is: the norm that follows
+         * may overwrite it. */
+        err = cv_vae_take(run, &out, x->dim[0], x->dim[1], x->dim[2],
+                          step->out);
+        if (err < 0)
+            return err;
+        mark = cv_arena_mark(run->arena);
+        err = cv_vae_mix(run, &step->shortcut, &out, x, NULL);
+    } else {
+        err = cv_vae_take(run, &a, x->dim[0], x->dim[1], x->dim[2], step->in);
+    }
+    if (err < 0)
+        return err;
+    err = cv_norm_silu(b, &a, x, &step->gamma[0], 1);
+    if (err < 0)
+        return err;
+    err = cv_vae_take(run, &c, x->dim[0], x->dim[1], x->dim[2], step->out);
+    if (err < 0)
+        return err;
+    err = cv_vae_conv(run, state, &step->conv[0], &c, &a, NULL);
+    if (err < 0)
+        return err;
+    err = cv_norm_silu(b, &c, &c, &step->gamma[1], 1);
+    if (err < 0)
+        return err;
+    err = cv_vae_conv(run, state, &step->conv[1], &out, &c, &out);
+    if (err < 0)
+        return err;
+    cv_arena_release(run->arena, mark);
+    *x = out;
+    return 0;
+}
+
+/* x + proj(attention(norm(x))), each frame on its own, one head. */
+static int attend(CvRun *run, const CvVaeStep *step, const CvTensor *x)
+{
+    CvBackend *b = run->backend;
+    int64_t c = step->in, n = x->dim[1] * x->dim[2];
+    size_t mark = cv_arena_mark(run->arena);
+    CvTensor norm, part[3]; /* part: q, k, v */
+    int err;
+
+    err = cv_vae_take(run, &norm, 1, x->dim[1], x->dim[2], c);
+    if (err < 0)
+        return err;
+    for (int i = 0; i < 3; i++) {
+        err = cv_vae_take(run, &part[i], 1, x->dim[1], x->dim[2], c);
+        if (err < 0)
+            return err;
+    }
+    for (int64_t f = 0; f < x->dim[0]; f++) {
+        CvTensor frame = cv_rows(x, f, 1);
+        CvTensor q = CV_RESHAPE(part[0], n, 1, c);
+        CvTensor k = CV_RESHAPE(part[1], n, 1, c);
+        CvTensor v = CV_RESHAPE(part[2], n, 1, c);
+        CvTensor mixed = CV_RESHAPE(norm, n, 1, c);
+        CvAttention a = { .out = &mixed, .q = &q, .k = &k, .v = &v,
+                          .scale = 1.0f / sqrtf((float)c),
+                          .last_repeats = 1 };
+
+        err = cv_norm_silu(b, &norm, &frame, &step->gamma[0], 0);
+        if (err < 0)
+            return err;
+        for (int i = 0; i < 3; i++) {
+            CvVaeConv third = {
+                .weight = cv_rows(&step->conv[0].weight, i * c, c),
+                .bias = cv_rows(&step->conv[0].bias, i * c, c),
+            };
+
+            err = cv_vae_mix(run, &third, &part[i], &norm, NULL);
+            if (err < 0)
+                return err;
+        }
+        err = cv_attention(b, &a);
+        if (err < 0)
+            return err;
+        err = cv_vae_mix(run, &step->conv[1], &frame, &norm, &frame);
+        if (err < 0)
+            return err;
+    }
+    cv_arena_release(run->arena, mark);
+    return 0;
+}
+
+/*
+ * Twice the pixels across and down, and twice the frames where has_time,
+ * except in the first latent of a stream. That one does not enter time_conv's
+ * history either: what the second latent finds there are zeros (6.3).
+ */
+static int upsample(CvRun *run, CvVaeState *state, const CvVaeStep *step,
+                    CvTensor *x)
+{
+    int64_t t = x->dim[0], h = x->dim[1], w = x->dim[2], c = x->dim[3];
+    int twice = step->has_time && state->done > 0;
+    CvTensor out, time, frames = *x;
+    size_t mark;
+    int err;
+
+    err = cv_vae_take(run, &out, twice ? 2 * t : t, 2 * h, 2 * w, step->out);
+    if (err < 0)
+        return err;
+    mark = cv_arena_mark(run->arena);
+    if (twice) {
+        CvConv3d a = { .out = &time, .x = x, .weight = &step->conv[1].weight,
+                       .bias = &step->conv[1].bias,
+                       .history = &state->history[step->conv[1].slot],
+                       .stride_t = 1, .stride_s = 1, .up = 1 };
+
+        err = cv_vae_take(run, &time, t, h, w, 2 * c);
+        if (err < 0)
+            return err;
+        err = cv_conv3d(run->backend, &a);
+        if (err < 0)
+            return err;
+        err = cv_vae_take(run, &frames, 2 * t, h, w, c);
+        if (err < 0)
+            return err;
+        err = cv_split_frames(run->backend, &frames, &time);
+        if (err < 0)
+            return err;
+    }
+    CvConv3d space = { .out = &out, .x = &frames,
+                       .weight = &step->conv[0].weight,
+                       .bias = &step->conv[0].bias,
+                       .stride_t = 1, .stride_s = 1, .up = 2,
+                       .pad_top = 1, .pad_left = 1, .pad_bottom = 1,
+                       .pad_right = 1 };
+    err = cv_conv3d(run->backend, &space);
+    if (err < 0)
+        return err;
+    cv_arena_release(run->arena, mark);
+    *x = out;
+    return 0;
+}
+
+/*
+ * Half the pixels across and down, and half the frames where has_time, except
+ * in the first frame of a stream, which only fills time_conv's history (6.3).
+ */
+static int downsample(CvRun *run, CvVaeState *state, const CvVaeStep *step,
+                      CvTensor *x)
+{
+    int64_t t = x->dim[0], h = x->dim[1] / 2, w = x->dim[2] / 2;
+    int half = step->has_time && state->done > 0;
+    CvTensor out, space;
+    size_t mark;
+    int err;
+
+    err = cv_vae_take(run, &out, half ? t / 2 : t, h, w, step->out);
+    if (err < 0)
+        return err;
+    mark = cv_arena_mark(run->arena);
+    space = out;
+    if (half) {
+        err = cv_vae_take(run, &space, t, h, w, step->out);
+        if (err < 0)
+            return err;
+    }
+    CvConv3d a = { .out = &space, .x = x, .weight = &step->conv[0].weight,
+                   .bias = &step->conv[0].bias,
+                   .stride_t = 1, .stride_s = 2, .up = 1,
+                   .pad_bottom = 1, .pad_right = 1 };
+    err = cv_conv3d(run->backend, &a);
+    if (err < 0)
+        return err;
+    if (half) {
+        CvConv3d time = { .out = &out, .x = &space,
+                          .weight = &step->conv[1].weight,
+                          .bias = &step->conv[1].bias,
+                          .history = &state->history[step->conv[1].slot],
+                          .stride_t = 2, .stride_s = 1, .up = 1 };
+
+        err = cv_conv3d(run->backend, &time);
+    } else if (step->has_time) {
+        err = cv_copy(run->backend, &state->history[step->conv[1].slot],
+                      &space);
+    }
+    if (err < 0)
+        return err;
+    cv_arena_release(run->arena, mark);
+    *x = out;
+    return 0;
+}
+
+int cv_vae_steps(CvRun *run, CvVaeState *state, CvTensor *x, int begin,
+                 int end)
+{
+    const CvVaeNet *net = state->net;
+
+    for (int i = begin; i < end; i++) {
+        const CvVaeStep *step = &net->steps[i];
+        int err = cv_aborted(run->log);
+
+        if (err < 0)
+            return err;
+        if (step->kind == CV_VAE_RESIDUAL)
+            err = residual(run, state, step, x);
+        else if (step->kind == CV_VAE_ATTENTION)
+            err = attend(run, step, x);
+        else if (net->up)
+            err = upsample(run, state, step, x);
+        else
+            err = downsample(run, state, step, x);
+        if (err < 0)
+            return err;
+    }
+    return 0;
+}

@@ -1,0 +1,168 @@
+/*
+ * The temporal caches of one stream through the VAE.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ *
+ * A convolution's cache is its last kt - stride_t input frames: two, or one
+ * for the encoder's time_conv. checkpoints.md 6.2, 6.3.
+ */
+#include "vae/net.h"
+
+#include <stdlib.h>
+
+/* Largest number of pixels across or down: keeps every size far below 2^63. */
+#define MAX_SIDE 65536
+
+/* A tensor at the largest frames is kept below this where more than one frame
+ * would exceed it. Frames that run together share the reading of weights and
+ * of each other as history, but three such tensors are scratch. */
+#define PIECE_BYTES ((int64_t)256 << 20)
+
+/* Caches of a stream of frames of h x w; shapes follow the chain. */
+static int take_history(CvVaeState *state, CvRun *run)
+{
+    const CvVaeNet *net = state->net;
+    int64_t h = state->h, w = state->w;
+    int err;
+
+#define TAKE(conv, frames)                                                   \
+    do {                                                                     \
+        err = cv_vae_take(run, &state->history[(conv).slot], (frames), h, w, \
+                          (conv).weight.dim[4]);                             \
+        if (err < 0)                                                         \
+            return err;                                                      \
+    } while (0)
+
+    TAKE(net->first, 2);
+    for (int i = 0; i < net->n_steps; i++) {
+        const CvVaeStep *step = &net->steps[i];
+
+        if (step->kind == CV_VAE_RESIDUAL) {
+            TAKE(step->conv[0], 2);
+            TAKE(step->conv[1], 2);
+        } else if (step->kind == CV_VAE_RESAMPLE && net->up) {
+            if (step->has_time)
+                TAKE(step->conv[1], 2);
+            h *= 2;
+            w *= 2;
+        } else if (step->kind == CV_VAE_RESAMPLE) {
+            h /= 2;
+            w /= 2;
+            if (step->has_time)
+                TAKE(step->conv[1], 1);
+        }
+    }
+    TAKE(net->last, 2);
+#undef TAKE
+    return 0;
+}
+
+/* Frames at a time at the largest frames: all frames of a latent, or fewer
+ * for the sake of memory. */
+static int piece_frames(const CvVaeNet *net, CvRun *run, int64_t pixels)
+{
+    int64_t width = net->up ? net->gamma.dim[0] : net->first.weight.dim[0];
+    int64_t bytes;
+    int piece = net->time_scale;
+
+    bytes = pixels * width * (int64_t)cv_type_bytes(run->backend->activation);
+    while (piece > 1 && piece * bytes > PIECE_BYTES)
+        piece /= 2;
+    return piece;
+}
+
+static int open_state(CvVaeState **state, const CvVae *vae,
+                      const CvVaeNet *net, CvRun *run, int h, int w)
+{
+    CvVaeState *s;
+    int64_t pixels = (int64_t)h * w;
+    int err;
+
+    *state = NULL;
+    s = calloc(1, sizeof(*s));
+    if (!s)
+        return cv_fail_memory(run->log, sizeof(*s), "the VAE's state");
+    s->net = net;
+    s->h = h;
+    s->w = w;
+    s->channels = vae->channels;
+    if (net->up)
+        pixels *= (int64_t)net->scale * net->scale;
+    s->piece = piece_frames(net, run, pixels);
+    s->history = calloc((size_t)net->n_slots, sizeof(*s->history));
+    if (!s->history) {
+        err = cv_fail_memory(run->log,
+                             (uint64_t)net->n_slots * sizeof(*s->history),
+                             "the VAE's state");
+        goto fail;
+    }
+    err = take_history(s, run);
+    if (err < 0)
+        goto fail;
+    *state = s;
+    return 0;
+
+fail:
+    cv_vae_state_free(&s);
+    return err;
+}
+
+int cv_vae_decoder_state(CvVaeState **state, CvVae *vae, CvRun *run, int h,
+                         int w)
+{
+    int limit = MAX_SIDE / vae->decoder.scale;
+
+    *state = NULL;
+    if (h < 1 || w < 1 || h > limit || w > limit)
+        return cv_fail(run->log, EINVAL,
+                       "vae: latents of %dx%d cannot be decoded: each side "
+                       "must be 1 to %d", w, h, limit);
+    return open_state(state, vae, &vae->decoder, run, h, w);
+}
+
+int cv_vae_encoder_state(CvVaeState **state, CvVae *vae, CvRun *run,
+                         int height, int width)
+{
+    int scale = vae->decoder.scale;
+
+    *state = NULL;
+    if (!vae->has_encoder)
+        return cv_fail(run->log, ENOSYS, "vae: no encoder is loaded");
+    if (height < scale || width < scale || height > MAX_SIDE ||
+        width > MAX_SIDE || height % scale || width % scale)
+        return cv_fail(run->log, EINVAL,
+                       "vae: pictures of %dx%d cannot be encoded: each side "
+                       "must be a multiple of %d, at most %d",
+                       width, height, scale, MAX_SIDE);
+    return open_state(state, vae, &vae->encoder, run, height, width);
+}
+
+int cv_vae_state_reset(CvVaeState *state, CvRun *run)
+{
+    for (int i = 0; i < state->net->n_slots; i++) {
+        int err = cv_zero(run->backend, &state->history[i]);
+
+        if (err < 0)
+            return err;
+    }
+    state->done = 0;
+    return 0;
+}
+
+void cv_vae_state_free(CvVaeState **state)
+{
+    if (!*state)
+        return;
+    free((*state)->history);
+    free(*state);
+    *state = NULL;
+}
+
+int64_t cv_vae_frames(const CvVaeState *state, int latents)
+{
+    int64_t frames = (int64_t)latents * state->net->time_scale;
+
+    if (latents < 1)
+        return 0;
+    return state->done > 0 ? frames : frames - state->net->time_scale + 1;
+}

@@ -7,6 +7,7 @@
  * operations that opening a model and preparing a clip ask for, which do
  * nothing. A plan made on it counts what the CPU backend would take.
  */
+#define _DEFAULT_SOURCE /* MAP_ANONYMOUS, MAP_NORESERVE */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>

@@ -6,6 +6,7 @@
  * So that any other implementation can be held beside this one. The names of
  * inputs and outputs are in docs/design.md 6.
  */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -182,8 +183,8 @@ static int run_clip(Trace *t)
                 return err;
             frame += frames.dim[0];
             n_frames = cv_elements(&frames);
-            for (int64_t k = 0; k < n_frames; k++)
-                out[k] = 0.5f * out[k] + 0.5f; /* to 0..1 */
+            for (int64_t k = 0; k < n_frames; k++) /* -1..1 to 0..1 */
+                out[k] = 0.5f * fminf(fmaxf(out[k], -1), 1) + 0.5f;
         }
     }
     return 0;

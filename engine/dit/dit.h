@@ -44,7 +44,9 @@ typedef struct CvDitState {
     int64_t text_repeats;  /* how often the last row counts */
     CvTensor text_k, text_v; /* A [layers, 512, heads, d], first text_rows of
                                 each layer in use */
-    CvTensor cache_k, cache_v; /* A [layers, slots * tokens, heads, d] */
+    CvTensor cache_k, cache_v; /* A [layers, slots * tokens, heads, d]; with
+                                  one slot no pass reads what another wrote:
+                                  all layers share one layer's room */
 } CvDitState;
 
 /* Take a state from the run's arena. */
@@ -68,7 +70,10 @@ int cv_dit_set_text(CvDit *dit, CvRun *run, CvDitState *state,
  * Keys and values of the block are written to its slot and attention sees all
  * filled slots: min(block + 1, slots) blocks, the block itself included.
  * flow may be NULL: then only the cache is wanted (the pass at t = 0) and the
- * work after the last layer's keys and values is left out.
+ * work after the last layer's keys and values is left out (with one slot:
+ * all of it).
+ * A block of fewer frames must be the last of the filled slots (EINVAL): rows
+ * that are left of an older block would be seen otherwise.
  * Polls cv_aborted() once a layer.
  */
 int cv_dit_forward(CvDit *dit, CvRun *run, CvDitState *state,

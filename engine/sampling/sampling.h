@@ -29,13 +29,15 @@ typedef struct CvScheduleArgs {
     const float *timesteps;  /* CausVid step list, 0..1000, strictly falling */
     int n_timesteps;
     int warp;                /* map the list through the shifted table (7.3) */
-    double shift;            /* of the table or the sigmas; > 0 */
+    double shift;            /* of the table or the sigmas; > 0; 0: 8 for the
+                                causvid sampler, else 5 (Wan's default) */
     int64_t dim;             /* transformer width: flowmatch_causvid's list */
 } CvScheduleArgs;
 
 /* EINVAL with a line that names the option: no steps, a list that rises or
  * leaves 0..1000, more steps than the list has, flowmatch_causvid with other
- * counts than its list allows. A trailing 0 in a CausVid list is dropped. */
+ * counts than its list allows. A trailing 0 in a CausVid list is dropped.
+ * Euler and UniPC take a list too: sigma = t / 1000, without shift. */
 int cv_schedule_init(CvSchedule *schedule, const CvScheduleArgs *args,
                      CvLog *log);
 

@@ -1,0 +1,336 @@
+/*
+ * One forward pass of the Wan transformer over one block of latent frames.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ *
+ * The residual stream x is float32 from the patch embedding to the head; what
+ * goes into a matrix product has the backend's activation type. Causal and
+ * bidirectional models share every line: a block's keys and values always go
+ * through the cache, and attention sees as much of it as is filled.
+ * Sources: Wan2.1 wan/modules/model.py; CausVid causvid/models/wan/
+ * causal_model.py (kv_cache branch); checkpoints.md 7.1, 7.2.
+ */
+#include "internal.h"
+
+#include <math.h>
+
+/* Rows of a layer's modulation. */
+enum {
+    SHIFT_SELF, SCALE_SELF, GATE_SELF, SHIFT_FFN, SCALE_FFN, GATE_FFN
+};
+
+/* What one pass works on. */
+typedef struct Pass {
+    const CvDit *dit;
+    CvRun *run;
+    CvBackend *b;
+    CvDitState *state;
+    int64_t n;        /* tokens of the block */
+    int64_t row;      /* of the cache, where they begin */
+    int64_t keys;     /* filled rows of the cache, these included */
+    CvTensor x;       /* float32 [n, dim]: residual stream */
+    CvTensor norm;    /* A [n, dim]: into products, and attention's result */
+    CvTensor q;       /* A [n, heads, d] */
+    CvTensor e;       /* float32 [1, dim]: time embedding */
+    CvTensor e0;      /* float32 [1, 6, dim]: its projection */
+    CvTensor mod;     /* float32 [1, 6, dim]: e0 + the layer's table */
+    CvTensor rope;    /* float32 [n, d / 2, 2] */
+} Pass;
+
+/* Take a tensor from the arena unless an earlier step failed. */
+static void take(Pass *p, int *err, CvTensor *t)
+{
+    if (!*err)
+        *err = cv_arena_tensor(p->run->arena, t);
+}
+
+static int take_buffers(Pass *p)
+{
+    const CvDitSize *size = &p->dit->size;
+    CvType act = p->b->activation;
+    int err = 0;
+
+    p->x = CV_TENSOR(NULL, CV_F32, p->n, size->dim);
+    p->norm = CV_TENSOR(NULL, act, p->n, size->dim);
+    p->q = CV_TENSOR(NULL, act, p->n, size->heads, p->dit->head_dim);
+    p->e = CV_TENSOR(NULL, CV_F32, 1, size->dim);
+    p->e0 = CV_TENSOR(NULL, CV_F32, 1, 6, size->dim);
+    p->mod = CV_TENSOR(NULL, CV_F32, 1, 6, size->dim);
+    p->rope = CV_TENSOR(NULL, CV_F32, p->n, p->dit->head_dim / 2, 2);
+    take(p, &err, &p->x);
+    take(p, &err, &p->norm);
+    take(p, &err, &p->q);
+    take(p, &err, &p->e);
+    take(p, &err, &p->e0);
+    take(p, &err, &p->mod);
+    take(p, &err, &p->rope);
+    return err;
+}
+
+/* e and e0 of the timestep. */
+static int embed_time(Pass *p, double timestep)
+{
+    const CvDit *dit = p->dit;
+    const CvDitSize *size = &dit->size;
+    size_t mark = cv_arena_mark(p->run->arena);
+    float host = (float)timestep;
+    CvType act = p->b->activation;
+    CvTensor t = CV_TENSOR(NULL, CV_F32, 1);
+    CvTensor wave = CV_TENSOR(NULL, CV_F32, 1, size->freq_dim);
+    CvTensor wave_a = CV_TENSOR(NULL, act, 1, size->freq_dim);
+    CvTensor hidden = CV_TENSOR(NULL, act, 1, size->dim);
+    CvTensor silu = CV_TENSOR(NULL, CV_F32, 1, size->dim);
+    CvTensor e0 = CV_RESHAPE(p->e0, 1, 6 * size->dim);
+    int err = 0;
+
+    take(p, &err, &t);
+    take(p, &err, &wave);
+    take(p, &err, &wave_a);
+    take(p, &err, &hidden);
+    take(p, &err, &silu);
+    if (!err)
+        err = cv_upload(p->b, &t, &host, CV_F32);
+    if (!err)
+        err = cv_timestep_embedding(p->b, &wave, &t);
+    if (!err)
+        err = cv_convert(p->b, &wave_a, &wave);
+    if (!err)
+        err = cv_dit_linear(p->b, &hidden, &wave_a, &dit->time_0, CV_EPI_SILU);
+    if (!err)
+        err = cv_dit_linear(p->b, &p->e, &hidden, &dit->time_2, CV_EPI_NONE);
+    if (!err)
+        err = cv_silu(p->b, &silu, &p->e);
+    if (!err)
+        err = cv_convert(p->b, &hidden, &silu);
+    if (!err)
+        err = cv_dit_linear(p->b, &e0, &hidden, &dit->time_projection,
+                            CV_EPI_NONE);
+    cv_arena_release(p->run->arena, mark);
+    return err;
+}
+
+static int embed_patches(Pass *p, const CvTensor *latents)
+{
+    size_t mark = cv_arena_mark(p->run->arena);
+    CvTensor patches = CV_TENSOR(NULL, p->b->activation, p->n,
+                                 p->dit->size.in_channels * 4);
+    int err = 0;
+
+    take(p, &err, &patches);
+    if (!err)
+        err = cv_patchify(p->b, &patches, latents);
+    if (!err)
+        err = cv_dit_linear(p->b, &p->x, &patches, &p->dit->patch,
+                            CV_EPI_NONE);
+    cv_arena_release(p->run->arena, mark);
+    return err;
+}
+
+/* q, and the block's keys and values into the cache. */
+static int write_cache(Pass *p, const CvDitLayer *layer,
+                       const CvTensor *cache_k, const CvTensor *cache_v)
+{
+    const CvDit *dit = p->dit;
+    size_t mark = cv_arena_mark(p->run->arena);
+    CvTensor qkv = CV_TENSOR(NULL, p->b->activation, p->n, 3 * dit->size.dim);
+    int err = 0;
+
+    take(p, &err, &qkv);
+    if (!err)
+        err = cv_norm_modulate(p->b, &p->norm, &p->x, &p->mod, SHIFT_SELF,
+                               SCALE_SELF, dit->eps);
+    if (!err)
+        err = cv_dit_linear(p->b, &qkv, &p->norm, &layer->qkv, CV_EPI_NONE);
+    if (!err)
+        err = cv_qk_norm_rope(p->b, &(CvQkNormRope){
+            .out_q = &p->q, .cache_k = cache_k, .cache_v = cache_v,
+            .row = p->row, .qkv = &qkv, .norm_q = &layer->self_norm_q,
+            .norm_k = &layer->self_norm_k, .rope = &p->rope,
+            .eps = dit->eps });
+    cv_arena_release(p->run->arena, mark);
+    return err;
+}
+
+/* Attention of p->q over k and v, projected by `o` and added to x; gated by a
+ * row of the modulation unless gate_row is negative. */
+static int attend(Pass *p, const CvTensor *k, const CvTensor *v,
+                  int64_t last_repeats, const CvDitLinear *o, int gate_row)
+{
+    const CvDit *dit = p->dit;
+    CvTensor heads = CV_RESHAPE(p->norm, p->n, dit->size.heads, dit->head_dim);
+    int gated = gate_row >= 0;
+    int err;
+
+    err = cv_attention(p->b, &(CvAttention){
+        .out = &heads, .q = &p->q, .k = k, .v = v,
+        .scale = (float)(1 / sqrt((double)dit->head_dim)),
+        .last_repeats = last_repeats });
+    if (err)
+        return err;
+    return cv_linear(p->b, &(CvLinear){
+        .out = &p->x, .x = &p->norm, .weight = &o->weight, .bias = &o->bias,
+        .other = &p->x, .mod = gated ? &p->mod : NULL,
+        .epilogue = gated ? CV_EPI_GATE_ADD : CV_EPI_ADD,
+        .gate_row = gated ? gate_row : 0 });
+}
+
+static int cross_attention(Pass *p, const CvDitLayer *layer, int64_t i)
+{
+    const CvDit *dit = p->dit;
+    const CvDitState *state = p->state;
+    CvTensor k = cv_dit_layer_rows(&state->text_k, i, state->text_rows);
+    CvTensor v = cv_dit_layer_rows(&state->text_v, i, state->text_rows);
+    CvTensor q = CV_RESHAPE(p->q, p->n, dit->size.dim);
+    int err;
+
+    if (dit->cross_norm)
+        err = cv_layer_norm(p->b, &p->norm, &p->x, &layer->norm3,
+                            &layer->norm3_bias, dit->eps);
+    else
+        err = cv_convert(p->b, &p->norm, &p->x);
+    if (!err)
+        err = cv_dit_linear(p->b, &q, &p->norm, &layer->cross_q, CV_EPI_NONE);
+    if (!err)
+        err = cv_rms_norm(p->b, &q, &q, &layer->cross_norm_q, dit->eps);
+    if (!err)
+        err = attend(p, &k, &v, state->text_repeats, &layer->cross_o, -1);
+    return err;
+}
+
+static int feed_forward(Pass *p, const CvDitLayer *layer)
+{
+    size_t mark = cv_arena_mark(p->run->arena);
+    CvTensor hidden = CV_TENSOR(NULL, p->b->activation, p->n,
+                                p->dit->size.ffn_dim);
+    int err = 0;
+
+    take(p, &err, &hidden);
+    if (!err)
+        err = cv_norm_modulate(p->b, &p->norm, &p->x, &p->mod, SHIFT_FFN,
+                               SCALE_FFN, p->dit->eps);
+    if (!err)
+        err = cv_dit_linear(p->b, &hidden, &p->norm, &layer->ffn_up,
+                            CV_EPI_GELU);
+    if (!err)
+        err = cv_linear(p->b, &(CvLinear){
+            .out = &p->x, .x = &hidden, .weight = &layer->ffn_down.weight,
+            .bias = &layer->ffn_down.bias, .other = &p->x, .mod = &p->mod,
+            .epilogue = CV_EPI_GATE_ADD, .gate_row = GATE_FFN });
+    cv_arena_release(p->run->arena, mark);
+    return err;
+}
+
+/* kv_only: stop once the keys and values are in the cache. */
+static int run_layer(Pass *p, int64_t i, int kv_only)
+{
+    const CvDitLayer *layer = &p->dit->layers[i];
+    int64_t at = p->state->cache_k.dim[0] > 1 ? i : 0;
+    int64_t rows = p->state->cache_k.dim[1];
+    CvTensor k = cv_dit_layer_rows(&p->state->cache_k, at, rows);
+    CvTensor v = cv_dit_layer_rows(&p->state->cache_v, at, rows);
+    int err;
+
+    err = cv_modulation(p->b, &p->mod, &layer->modulation, &p->e0);
+    if (!err)
+        err = write_cache(p, layer, &k, &v);
+    if (err || kv_only)
+        return err;
+    k = cv_rows(&k, 0, p->keys);
+    v = cv_rows(&v, 0, p->keys);
+    err = attend(p, &k, &v, 1, &layer->self_o, GATE_SELF);
+    if (!err)
+        err = cross_attention(p, layer, i);
+    if (!err)
+        err = feed_forward(p, layer);
+    return err;
+}
+
+static int run_head(Pass *p, const CvTensor *flow)
+{
+    const CvDit *dit = p->dit;
+    size_t mark = cv_arena_mark(p->run->arena);
+    CvTensor mod = CV_TENSOR(NULL, CV_F32, 1, 2, dit->size.dim);
+    CvTensor out = CV_TENSOR(NULL, CV_F32, p->n, 4 * dit->size.out_channels);
+    int err = 0;
+
+    take(p, &err, &mod);
+    take(p, &err, &out);
+    if (!err)
+        err = cv_modulation(p->b, &mod, &dit->head_modulation, &p->e);
+    if (!err)
+        err = cv_norm_modulate(p->b, &p->norm, &p->x, &mod, 0, 1, dit->eps);
+    if (!err)
+        err = cv_dit_linear(p->b, &out, &p->norm, &dit->head, CV_EPI_NONE);
+    if (!err)
+        err = cv_unpatchify(p->b, flow, &out);
+    cv_arena_release(p->run->arena, mark);
+    return err;
+}
+
+/* Where the block lies in the ring. */
+static int place_block(Pass *p, const CvTensor *x, int64_t block)
+{
+    const CvDitState *state = p->state;
+    int64_t frame_tokens = (int64_t)(state->h / 2) * (state->w / 2);
+    int64_t block_tokens = frame_tokens * state->block_frames;
+    int64_t slot = block % state->slots;
+    int64_t filled = block < state->slots ? block + 1 : state->slots;
+    int64_t frames = x->dim[0];
+
+    if (x->n_dims != 4 || x->dim[2] != state->h || x->dim[3] != state->w ||
+        frames < 1 || frames > state->block_frames || block < 0) {
+        char text[CV_SHAPE_TEXT];
+        return cv_fail(p->run->log, EINVAL, "transformer: input %s for block "
+                       "%lld does not fit a state of %d frames of %dx%d",
+                       cv_shape_text(text, x), (long long)block,
+                       state->block_frames, state->h, state->w);
+    }
+    /* A short block leaves rows of its slot unwritten. They must not be seen,
+     * so it has to be the last of the filled ones. */
+    if (frames < state->block_frames && slot + 1 != filled)
+        return cv_fail(p->run->log, EINVAL, "transformer: block %lld has %lld "
+                       "of %d frames, which a ring that went round cannot "
+                       "hold; generate whole blocks and drop frames",
+                       (long long)block, (long long)frames,
+                       state->block_frames);
+    if (state->text_rows < 1)
+        return cv_fail(p->run->log, EINVAL,
+                       "transformer: no text was set before the first pass");
+    p->n = frames * frame_tokens;
+    p->row = slot * block_tokens;
+    p->keys = slot + 1 == filled ? p->row + p->n : filled * block_tokens;
+    return 0;
+}
+
+int cv_dit_forward(CvDit *dit, CvRun *run, CvDitState *state,
+                   const CvTensor *flow, const CvTensor *x, double timestep,
+                   int64_t block)
+{
+    Pass p = { .dit = dit, .run = run, .b = run->backend, .state = state };
+    size_t mark = cv_arena_mark(run->arena);
+    int err;
+
+    err = place_block(&p, x, block);
+    if (err)
+        return err;
+    /* With one slot no pass sees what another one left behind. */
+    if (!flow && state->slots == 1)
+        return 0;
+    err = take_buffers(&p);
+    if (!err)
+        err = embed_time(&p, timestep);
+    if (!err)
+        err = cv_rope_table(p.b, &p.rope, block * state->block_frames,
+                            (int)x->dim[0], state->h / 2, state->w / 2);
+    if (!err)
+        err = embed_patches(&p, x);
+    for (int64_t i = 0; i < dit->size.layers && !err; i++) {
+        err = cv_aborted(run->log);
+        if (!err)
+            err = run_layer(&p, i, !flow && i == dit->size.layers - 1);
+    }
+    if (!err && flow)
+        err = run_head(&p, flow);
+    cv_arena_release(run->arena, mark);
+    return err;
+}

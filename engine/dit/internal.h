@@ -1,0 +1,68 @@
+/*
+ * What the transformer's files share: its weights.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ */
+#ifndef CV_DIT_INTERNAL_H
+#define CV_DIT_INTERNAL_H
+
+#include "dit.h"
+
+/* Rows that cross attention sees, whatever the prompt (checkpoints.md 4.4). */
+#define CV_DIT_TEXT_ROWS 512
+
+typedef struct CvDitLinear {
+    CvTensor weight; /* W [out, in] */
+    CvTensor bias;   /* float32 [out] */
+} CvDitLinear;
+
+typedef struct CvDitLayer {
+    CvTensor modulation;             /* float32 [6, dim] */
+    CvDitLinear qkv, self_o;         /* qkv: q, k, v one below the other */
+    CvTensor self_norm_q, self_norm_k;
+    CvTensor norm3, norm3_bias;      /* only with dit->cross_norm */
+    CvDitLinear cross_q, cross_k, cross_v, cross_o;
+    CvTensor cross_norm_q, cross_norm_k;
+    CvDitLinear ffn_up, ffn_down;
+} CvDitLayer;
+
+struct CvDit {
+    CvDitSize size;
+    int64_t head_dim;
+    float eps;
+    int cross_norm;                  /* norm3 before cross attention */
+    CvDitLinear patch;               /* [dim, channels * 4] */
+    CvDitLinear text_0, text_2;
+    CvDitLinear time_0, time_2, time_projection;
+    CvTensor head_modulation;        /* float32 [2, dim] */
+    CvDitLinear head;                /* [4 * channels, dim] */
+    CvDitLayer *layers;
+    CvArena arena;                   /* of the weights */
+    int64_t parameters;
+    char description[256];
+};
+
+/* Layer `layer` of a tensor [layers, ...], without the first dimension, cut to
+ * its first `rows` rows: [rows, ...]. */
+static inline CvTensor cv_dit_layer_rows(const CvTensor *t, int64_t layer,
+                                         int64_t rows)
+{
+    CvTensor view = cv_rows(t, layer, 1);
+
+    view.n_dims--;
+    for (int i = 0; i < view.n_dims; i++)
+        view.dim[i] = t->dim[i + 1];
+    return cv_rows(&view, 0, rows);
+}
+
+/* out = epilogue-less x * weight^T + bias. */
+static inline int cv_dit_linear(CvBackend *b, const CvTensor *out,
+                                const CvTensor *x, const CvDitLinear *linear,
+                                CvEpilogue epilogue)
+{
+    return cv_linear(b, &(CvLinear){
+        .out = out, .x = x, .weight = &linear->weight, .bias = &linear->bias,
+        .epilogue = epilogue });
+}
+
+#endif /* CV_DIT_INTERNAL_H */

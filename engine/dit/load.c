@@ -1,0 +1,549 @@
+/*
+ * Opening a transformer: sizes from the weights, checks against the config,
+ * loading.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ *
+ * The weights decide; a config.json can only add what they do not show (the
+ * number of heads, eps) and must agree with the rest. Models that need more
+ * than text (I2V, FLF2V, VACE) are refused by name instead of run wrongly.
+ * Names and shapes: checkpoints.md 2.1; detection: 1.9.
+ */
+#include "internal.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "weights/files.h"
+
+#define OFFICIAL_HEAD_DIM 128
+#define MAX_SIZE (1 << 24) /* of any dimension, so that products fit */
+
+/* ----------------------------------------------------- sizes of the weights */
+
+/* Dimension `axis` of a tensor that must exist and have n_dims dimensions. */
+static int read_dim(int64_t *value, CvWeights *weights, const char *name,
+                    int n_dims, int axis, CvLog *log)
+{
+    const CvEntry *entry = cv_weights_find(weights, "%s", name);
+    char text[CV_SHAPE_TEXT];
+
+    if (!entry)
+        return cv_fail(log, EILSEQ, "'%s': tensor '%s' is missing: the file is "
+                       "incomplete or no Wan transformer",
+                       cv_weights_path(weights), name);
+    if (entry->tensor.n_dims != n_dims || entry->tensor.dim[axis] < 1 ||
+        entry->tensor.dim[axis] > MAX_SIZE)
+        return cv_fail(log, EILSEQ, "'%s': tensor '%s' is %s, expected %d "
+                       "dimensions from 1 to %d", entry->file, entry->stored,
+                       cv_shape_text(text, &entry->tensor), n_dims, MAX_SIZE);
+    *value = entry->tensor.dim[axis];
+    return 0;
+}
+
+/* The largest number in blocks.N. plus one; at most the number of tensors, so
+ * that a hostile name cannot ask for much memory. */
+static int count_layers(int64_t *layers, CvWeights *weights, CvLog *log)
+{
+    int64_t n = cv_weights_count(weights);
+
+    *layers = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const char *name = cv_weights_at(weights, i)->name;
+        int64_t number = 0;
+        const char *digit;
+
+        if (strncmp(name, "blocks.", 7))
+            continue;
+        for (digit = name + 7; *digit >= '0' && *digit <= '9'; digit++)
+            number = number < n ? 10 * number + (*digit - '0') : number;
+        if (digit == name + 7 || *digit != '.' || number >= n)
+            return cv_fail(log, EILSEQ, "'%s': tensor '%s' has no sensible "
+                           "block number", cv_weights_path(weights), name);
+        if (number >= *layers)
+            *layers = number + 1;
+    }
+    return 0;
+}
+
+/* Kinds that need inputs which this version does not make. */
+static int refuse_other_kinds(CvWeights *weights, const CvDitSize *size,
+                              CvLog *log)
+{
+    const char *kind = NULL;
+
+    if (cv_weights_find(weights, "img_emb.emb_pos"))
+        kind = "first and last frame to video (FLF2V)";
+    else if (cv_weights_find(weights, "vace_patch_embedding.weight") ||
+             cv_weights_find(weights, "vace_blocks.0.before_proj.weight"))
+        kind = "VACE";
+    else if (cv_weights_find(weights, "blocks.0.cross_attn.k_img.weight"))
+        kind = "image to video (I2V)";
+    else if (size->in_channels != size->out_channels)
+        kind = "image to video (I2V): it has more input than output channels";
+    if (!kind)
+        return 0;
+    return cv_fail(log, ENOSYS, "'%s': this is a Wan model of the kind %s, "
+                   "which is not supported; use a text to video (T2V) model",
+                   cv_weights_path(weights), kind);
+}
+
+static int read_sizes(CvDit *dit, CvWeights *weights, CvLog *log)
+{
+    CvDitSize *size = &dit->size;
+    const CvEntry *patch;
+    char text[CV_SHAPE_TEXT];
+    int64_t out = 0;
+    int err;
+
+    err = read_dim(&size->dim, weights, "patch_embedding.weight", 5, 0, log);
+    if (!err)
+        err = read_dim(&size->in_channels, weights, "patch_embedding.weight",
+                       5, 1, log);
+    if (!err)
+        err = read_dim(&size->ffn_dim, weights, "blocks.0.ffn.0.bias", 1, 0,
+                       log);
+    if (!err)
+        err = read_dim(&size->text_dim, weights, "text_embedding.0.weight", 2,
+                       1, log);
+    if (!err)
+        err = read_dim(&size->freq_dim, weights, "time_embedding.0.weight", 2,
+                       1, log);
+    if (!err)
+        err = read_dim(&out, weights, "head.head.weight", 2, 0, log);
+    if (!err)
+        err = count_layers(&size->layers, weights, log);
+    if (err)
+        return err;
+
+    patch = cv_weights_find(weights, "patch_embedding.weight");
+    if (patch->tensor.dim[2] != 1 || patch->tensor.dim[3] != 2 ||
+        patch->tensor.dim[4] != 2)
+        return cv_fail(log, ENOSYS, "'%s': tensor '%s' is %s, only patches of "
+                       "1x2x2 are supported", patch->file, patch->stored,
+                       cv_shape_text(text, &patch->tensor));
+    if (out % 4)
+        return cv_fail(log, EILSEQ, "'%s': tensor 'head.head.weight' has "
+                       "%" PRId64 " rows, expected 4 for each channel",
+                       cv_weights_path(weights), out);
+    if (size->freq_dim % 2)
+        return cv_fail(log, EILSEQ, "'%s': tensor 'time_embedding.0.weight' "
+                       "has %" PRId64 " columns, expected an even number",
+                       cv_weights_path(weights), size->freq_dim);
+    size->out_channels = out / 4;
+    dit->cross_norm = cv_weights_find(weights, "blocks.0.norm3.weight") != NULL;
+    return refuse_other_kinds(weights, size, log);
+}
+
+/* ------------------------------------------------------------------- config */
+
+typedef struct Config {
+    const cJSON *json;
+    const char *path;
+    CvLog *log;
+} Config;
+
+/* A number of the config that the weights show too. */
+static int check_size(const Config *c, const char *key, int64_t in_weights)
+{
+    int64_t value = in_weights;
+    int err = cv_json_int(c->json, c->path, key, 1, MAX_SIZE, &value, c->log);
+
+    if (!err && value != in_weights)
+        err = cv_fail(c->log, EILSEQ, "'%s': \"%s\" is %" PRId64 ", but the "
+                      "weights have %" PRId64 ": config and weights are of "
+                      "different models", c->path, key, value, in_weights);
+    return err;
+}
+
+static int refuse(const Config *c, const char *key, const char *expected)
+{
+    char *found = cJSON_PrintUnformatted(
+        cJSON_GetObjectItemCaseSensitive(c->json, key));
+    int err = cv_fail(c->log, ENOSYS, "'%s': \"%s\" is %.60s, which is not "
+                      "supported; expected %s", c->path, key,
+                      found ? found : "something", expected);
+
+    cJSON_free(found);
+    return err;
+}
+
+/* Keys that must be absent, null or have their ordinary value. */
+static int check_features(const Config *c, int has_cross_norm)
+{
+    static const char *const image_keys[] = {
+        "image_dim", "added_kv_proj_dim", "pos_embed_seq_len", "vace_layers",
+        "vace_in_channels"
+    };
+    double values[8];
+    char text[64] = "";
+    int64_t text_len = CV_DIT_TEXT_ROWS;
+    int cross_norm = has_cross_norm, n, err;
+    const cJSON *item;
+
+    err = cv_json_string(c->json, c->path, "model_type", text, sizeof(text),
+                         c->log);
+    if (err)
+        return err;
+    if (*text && strcmp(text, "t2v"))
+        return refuse(c, "model_type", "\"t2v\", a text to video model");
+    for (size_t i = 0; i < sizeof(image_keys) / sizeof(*image_keys); i++) {
+        item = cJSON_GetObjectItemCaseSensitive(c->json, image_keys[i]);
+        if (item && !cJSON_IsNull(item))
+            return refuse(c, image_keys[i],
+                          "null: a text to video (T2V) model, not I2V, FLF2V "
+                          "or VACE");
+    }
+    n = (int)(sizeof(values) / sizeof(*values));
+    err = cv_json_numbers(c->json, c->path, "patch_size", values, &n, c->log);
+    if (err)
+        return err;
+    if (n && (n != 3 || values[0] != 1 || values[1] != 2 || values[2] != 2))
+        return refuse(c, "patch_size", "[1, 2, 2]");
+    n = (int)(sizeof(values) / sizeof(*values));
+    err = cv_json_numbers(c->json, c->path, "window_size", values, &n, c->log);
+    if (err)
+        return err;
+    if (n && (n != 2 || values[0] != -1 || values[1] != -1))
+        return refuse(c, "window_size", "[-1, -1]");
+    err = cv_json_int(c->json, c->path, "text_len", 1, MAX_SIZE, &text_len,
+                      c->log);
+    if (err)
+        return err;
+    if (text_len != CV_DIT_TEXT_ROWS)
+        return refuse(c, "text_len", "512");
+
+    /* true in official files, the name of the norm in diffusers ones. */
+    item = cJSON_GetObjectItemCaseSensitive(c->json, "qk_norm");
+    if (item && !cJSON_IsTrue(item) &&
+        !(cJSON_IsString(item) &&
+          !strcmp(item->valuestring, "rms_norm_across_heads")))
+        return refuse(c, "qk_norm", "true or \"rms_norm_across_heads\"");
+    err = cv_json_bool(c->json, c->path, "cross_attn_norm", &cross_norm,
+                       c->log);
+    if (!err && cross_norm != has_cross_norm)
+        err = cv_fail(c->log, EILSEQ, "'%s': \"cross_attn_norm\" is %s, but "
+                      "the weights have %s norm3: config and weights are of "
+                      "different models", c->path,
+                      cross_norm ? "true" : "false",
+                      has_cross_norm ? "a" : "no");
+    return err;
+}
+
+/* Official and diffusers configs name the same numbers differently; a key that
+ * is absent changes nothing. */
+static int check_config(CvDit *dit, const Config *c)
+{
+    const CvDitSize *size = &dit->size;
+    const struct { const char *key; int64_t value; } sizes[] = {
+        { "dim", size->dim }, { "ffn_dim", size->ffn_dim },
+        { "freq_dim", size->freq_dim }, { "text_dim", size->text_dim },
+        { "num_layers", size->layers }, { "in_dim", size->in_channels },
+        { "in_channels", size->in_channels },
+        { "out_dim", size->out_channels },
+        { "out_channels", size->out_channels },
+    };
+    int64_t heads = 0, head_dim = 0;
+    double eps = dit->eps;
+    int err;
+
+    err = check_features(c, dit->cross_norm);
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes) && !err; i++)
+        err = check_size(c, sizes[i].key, sizes[i].value);
+    if (!err)
+        err = cv_json_int(c->json, c->path, "num_heads", 1, MAX_SIZE, &heads,
+                          c->log);
+    if (!err)
+        err = cv_json_int(c->json, c->path, "num_attention_heads", 1, MAX_SIZE,
+                          &heads, c->log);
+    if (!err)
+        err = cv_json_int(c->json, c->path, "attention_head_dim", 1, MAX_SIZE,
+                          &head_dim, c->log);
+    if (!err)
+        err = cv_json_number(c->json, c->path, "eps", 1e-12, 1e-2, &eps,
+                             c->log);
+    if (err)
+        return err;
+    dit->eps = (float)eps;
+    if (heads && !head_dim)
+        head_dim = size->dim / heads;
+    if (!heads && head_dim)
+        heads = size->dim / head_dim;
+    if (heads && heads * head_dim != size->dim)
+        return cv_fail(c->log, EILSEQ, "'%s': %" PRId64 " heads of %" PRId64
+                       " do not make the width of the weights, %" PRId64,
+                       c->path, heads, head_dim, size->dim);
+    dit->size.heads = heads;
+    dit->head_dim = head_dim;
+    return 0;
+}
+
+static int read_config(CvDit *dit, const char *path, CvLog *log)
+{
+    Config c = { .path = path, .log = log };
+    cJSON *json = NULL;
+    int err;
+
+    if (path && *path) {
+        err = cv_json_read(&json, path, log);
+        c.json = json;
+        if (!err && !cJSON_IsObject(json))
+            err = cv_fail(log, EILSEQ, "'%s': expected a JSON object with the "
+                          "transformer's sizes", path);
+        if (!err)
+            err = check_config(dit, &c);
+        cJSON_Delete(json);
+        if (err)
+            return err;
+    }
+    if (!dit->size.heads) {
+        if (dit->size.dim % OFFICIAL_HEAD_DIM)
+            return cv_fail(log, EILSEQ, "the transformer is %" PRId64 " wide, "
+                           "which is no multiple of %d, and no config.json "
+                           "beside it says how many heads it has",
+                           dit->size.dim, OFFICIAL_HEAD_DIM);
+        dit->head_dim = OFFICIAL_HEAD_DIM;
+        dit->size.heads = dit->size.dim / OFFICIAL_HEAD_DIM;
+    }
+    if (dit->head_dim < 8 || dit->head_dim % 2)
+        return cv_fail(log, ENOSYS, "'%s': heads of %" PRId64 " numbers cannot "
+                       "be rotated, expected an even number from 8 on",
+                       path, dit->head_dim);
+    return 0;
+}
+
+/* ------------------------------------------------------------------ loading */
+
+#define STEM_SIZE 64
+
+static int load_vector(CvDit *dit, CvLoader *loader, CvTensor *t,
+                       const char *block, const char *name)
+{
+    dit->parameters += cv_elements(t);
+    return cv_load(loader, t, CV_LOAD_AS_IS, "%s%s", block, name);
+}
+
+/* block: "blocks.3." or "". */
+static int load_linear(CvDit *dit, CvLoader *loader, CvDitLinear *linear,
+                       const char *block, const char *name, int64_t out,
+                       int64_t in)
+{
+    char full[STEM_SIZE];
+    int err;
+
+    linear->weight = CV_TENSOR(NULL, loader->backend->weight, out, in);
+    linear->bias = CV_TENSOR(NULL, CV_F32, out);
+    snprintf(full, sizeof(full), "%s.weight", name);
+    err = load_vector(dit, loader, &linear->weight, block, full);
+    if (err)
+        return err;
+    snprintf(full, sizeof(full), "%s.bias", name);
+    return load_vector(dit, loader, &linear->bias, block, full);
+}
+
+/* q, k and v of self-attention as one product. */
+static int load_qkv(CvDit *dit, CvLoader *loader, CvDitLinear *linear,
+                    const char *block)
+{
+    static const char *const parts[] = { "q", "k", "v" };
+    int64_t dim = dit->size.dim;
+    char stem[STEM_SIZE];
+    int err;
+
+    linear->weight = CV_TENSOR(NULL, loader->backend->weight, 3 * dim, dim);
+    linear->bias = CV_TENSOR(NULL, CV_F32, 3 * dim);
+    dit->parameters += 3 * dim * (dim + 1);
+    snprintf(stem, sizeof(stem), "%sself_attn.%%s.weight", block);
+    err = cv_load_stacked(loader, &linear->weight, stem, parts, 3);
+    if (err)
+        return err;
+    snprintf(stem, sizeof(stem), "%sself_attn.%%s.bias", block);
+    return cv_load_stacked(loader, &linear->bias, stem, parts, 3);
+}
+
+static int load_layer(CvDit *dit, CvLoader *loader, CvDitLayer *layer,
+                      int64_t number)
+{
+    int64_t dim = dit->size.dim, ffn = dit->size.ffn_dim;
+    struct { CvDitLinear *linear; const char *name; int64_t out, in; }
+    linears[] = {
+        { &layer->self_o, "self_attn.o", dim, dim },
+        { &layer->cross_q, "cross_attn.q", dim, dim },
+        { &layer->cross_k, "cross_attn.k", dim, dim },
+        { &layer->cross_v, "cross_attn.v", dim, dim },
+        { &layer->cross_o, "cross_attn.o", dim, dim },
+        { &layer->ffn_up, "ffn.0", ffn, dim },
+        { &layer->ffn_down, "ffn.2", dim, ffn },
+    };
+    struct { CvTensor *t; const char *name; } vectors[] = {
+        { &layer->self_norm_q, "self_attn.norm_q.weight" },
+        { &layer->self_norm_k, "self_attn.norm_k.weight" },
+        { &layer->cross_norm_q, "cross_attn.norm_q.weight" },
+        { &layer->cross_norm_k, "cross_attn.norm_k.weight" },
+        { &layer->norm3, "norm3.weight" }, /* the last two may be absent */
+        { &layer->norm3_bias, "norm3.bias" },
+    };
+    size_t n_vectors = sizeof(vectors) / sizeof(*vectors);
+    char block[STEM_SIZE / 2];
+    int err;
+
+    snprintf(block, sizeof(block), "blocks.%" PRId64 ".", number);
+    layer->modulation = CV_TENSOR(NULL, CV_F32, 6, dim);
+    err = load_vector(dit, loader, &layer->modulation, block, "modulation");
+    if (!err)
+        err = load_qkv(dit, loader, &layer->qkv, block);
+    for (size_t i = 0; i < sizeof(linears) / sizeof(*linears) && !err; i++)
+        err = load_linear(dit, loader, linears[i].linear, block,
+                          linears[i].name, linears[i].out, linears[i].in);
+    if (!dit->cross_norm)
+        n_vectors -= 2;
+    for (size_t i = 0; i < n_vectors && !err; i++) {
+        *vectors[i].t = CV_TENSOR(NULL, CV_F32, dim);
+        err = load_vector(dit, loader, vectors[i].t, block, vectors[i].name);
+    }
+    return err;
+}
+
+/* Everything; run once while the arena plans and once for real. */
+static int load_all(CvDit *dit, CvLoader *loader)
+{
+    const CvDitSize *size = &dit->size;
+    int64_t dim = size->dim;
+    int err;
+
+    dit->parameters = 0;
+    err = load_linear(dit, loader, &dit->text_0, "", "text_embedding.0", dim,
+                      size->text_dim);
+    if (!err)
+        err = load_linear(dit, loader, &dit->text_2, "", "text_embedding.2",
+                          dim, dim);
+    if (!err)
+        err = load_linear(dit, loader, &dit->time_0, "", "time_embedding.0",
+                          dim, size->freq_dim);
+    if (!err)
+        err = load_linear(dit, loader, &dit->time_2, "", "time_embedding.2",
+                          dim, dim);
+    if (!err)
+        err = load_linear(dit, loader, &dit->time_projection, "",
+                          "time_projection.1", 6 * dim, dim);
+    if (!err)
+        err = load_linear(dit, loader, &dit->head, "", "head.head",
+                          4 * size->out_channels, dim);
+    if (err)
+        return err;
+    dit->head_modulation = CV_TENSOR(NULL, CV_F32, 2, dim);
+    err = load_vector(dit, loader, &dit->head_modulation, "",
+                      "head.modulation");
+    if (err)
+        return err;
+    /* A convolution whose steps are its size is a product on whole patches. */
+    dit->patch.weight = CV_TENSOR(NULL, loader->backend->weight, dim,
+                                  size->in_channels, 1, 2, 2);
+    dit->patch.bias = CV_TENSOR(NULL, CV_F32, dim);
+    err = load_vector(dit, loader, &dit->patch.weight, "",
+                      "patch_embedding.weight");
+    if (!err)
+        err = load_vector(dit, loader, &dit->patch.bias, "",
+                          "patch_embedding.bias");
+    dit->patch.weight = CV_RESHAPE(dit->patch.weight, dim,
+                                   4 * size->in_channels);
+    for (int64_t i = 0; i < size->layers && !err; i++) {
+        err = cv_aborted(loader->log);
+        if (!err)
+            err = load_layer(dit, loader, &dit->layers[i], i);
+    }
+    return err;
+}
+
+static void describe(CvDit *dit, const CvWeights *weights)
+{
+    const CvDitSize *size = &dit->size;
+    char types[64];
+
+    cv_weights_types(weights, types, sizeof(types));
+    snprintf(dit->description, sizeof(dit->description),
+             "Wan transformer, %" PRId64 " layers, width %" PRId64 ", %" PRId64
+             " heads of %" PRId64 ", ffn %" PRId64 ", %.4g M parameters, %s, "
+             "%s names", size->layers, size->dim, size->heads, dit->head_dim,
+             size->ffn_dim, (double)dit->parameters * 1e-6, types,
+             cv_weights_layout(weights));
+}
+
+int cv_dit_open(CvDit **out, CvBackend *backend, const char *path,
+                const char *config_path, CvLog *log)
+{
+    CvDit *dit = calloc(1, sizeof(*dit));
+    CvLoader loader = { .backend = backend, .log = log };
+    int err;
+
+    *out = NULL;
+    if (!dit)
+        return cv_fail_memory(log, sizeof(*dit), "the transformer");
+    dit->eps = 1e-6f;
+    loader.arena = &dit->arena;
+    err = cv_weights_open(&loader.weights, path, log);
+    if (!err)
+        err = cv_weights_canonical(loader.weights, CV_KIND_TRANSFORMER, log);
+    if (!err)
+        err = read_sizes(dit, loader.weights, log);
+    if (!err)
+        err = read_config(dit, config_path, log);
+    if (err)
+        goto fail;
+    dit->layers = calloc((size_t)dit->size.layers, sizeof(*dit->layers));
+    if (!dit->layers) {
+        err = cv_fail_memory(log, (uint64_t)dit->size.layers *
+                             sizeof(*dit->layers), "the transformer's layers");
+        goto fail;
+    }
+    cv_arena_plan(&dit->arena, backend);
+    err = load_all(dit, &loader);
+    backend->planning = 0;
+    /* Before the memory is taken: a wrong file is refused at once. */
+    if (!err)
+        err = cv_load_finish(&loader);
+    if (!err)
+        err = cv_arena_take(&dit->arena, log, "the transformer's weights");
+    if (!err)
+        err = load_all(dit, &loader);
+    if (!err)
+        err = cv_finish(backend);
+    if (err)
+        goto fail;
+    describe(dit, loader.weights);
+    cv_weights_close(&loader.weights);
+    *out = dit;
+    return 0;
+
+fail:
+    cv_weights_close(&loader.weights);
+    cv_dit_close(&dit);
+    return err;
+}
+
+void cv_dit_close(CvDit **dit)
+{
+    if (!*dit)
+        return;
+    cv_arena_free(&(*dit)->arena);
+    free((*dit)->layers);
+    free(*dit);
+    *dit = NULL;
+}
+
+const CvDitSize *cv_dit_size(const CvDit *dit)
+{
+    return &dit->size;
+}
+
+size_t cv_dit_bytes(const CvDit *dit)
+{
+    return dit->arena.size;
+}
+
+const char *cv_dit_describe(const CvDit *dit)
+{
+    return dit->description;
+}

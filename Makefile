@@ -11,8 +11,8 @@ BUILD ?= build
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
-# These goals need no configuration; the first three see to it themselves.
-UNCONFIGURED := demo check setup dist clean distclean help fuzz
+# These goals need no configuration, or see to it themselves.
+UNCONFIGURED := demo check setup fuzz check-gpu bench dist clean distclean help
 ifneq ($(filter-out $(UNCONFIGURED),$(or $(MAKECMDGOALS),all)),)
 include $(BUILD)/config.mak
 endif
@@ -43,7 +43,7 @@ CLI := $(if $(CLI_SRC),$(BUILD)/bin/causvid)
 EVALUATE := $(if $(EVALUATE_SRC),$(BUILD)/bin/evaluate)
 
 .PHONY: all
-all: $(LIB_SHARED) $(LIB_STATIC) $(CLI) $(EVALUATE)
+all: $(LIB_SHARED) $(LIB_STATIC) $(CLI) $(EVALUATE) $(BUILD)/lib/pkgconfig/causvid.pc
 
 $(BUILD)/obj/%.c.o: %.c $(BUILD)/config.mak
 	@mkdir -p $(@D)
@@ -77,6 +77,23 @@ comma := ,
 $(LIB_SHARED): $(BUILD)/lib/$(SONAME)
 	@ln -sf $(SONAME) $@
 	@touch -h $@
+
+# $(call pkgconfig,LIBDIR,INCLUDEDIR): the contents of causvid.pc
+define pkgconfig
+libdir=$(1)
+includedir=$(2)
+
+Name: causvid
+Description: Video from text with the CausVid family of Wan 2.1 models
+Version: $(VERSION)
+Libs: -L$${libdir} -lcausvid
+Cflags: -I$${includedir}
+endef
+
+# For what is built against the library before it is installed, as FFmpeg is.
+$(BUILD)/lib/pkgconfig/causvid.pc: $(BUILD)/config.mak
+	@mkdir -p $(@D)
+	$(file > $@,$(call pkgconfig,$(abspath $(BUILD)/lib),$(SRC)/engine))
 
 # $(call program,FILE,SOURCES): a program of these files and the library
 define program
@@ -213,10 +230,8 @@ install: all
 	install -m 755 $(BUILD)/lib/$(SONAME) $(D)/lib/$(SONAME)
 	ln -sf $(SONAME) $(D)/lib/libcausvid.so
 	install -m 644 engine/causvid.h $(D)/include/causvid.h
-	sed -e 's,^libdir=.*,libdir=$(PREFIX)/lib,' -e 's, (not installed),,' \
-	    -e 's,^includedir=.*,includedir=$(PREFIX)/include,' \
-	    $(BUILD)/lib/pkgconfig/causvid.pc > $(D)/lib/pkgconfig/causvid.pc
-	chmod 644 $(D)/lib/pkgconfig/causvid.pc
+	$(file > $(BUILD)/installed.pc,$(call pkgconfig,$(PREFIX)/lib,$(PREFIX)/include))
+	install -m 644 $(BUILD)/installed.pc $(D)/lib/pkgconfig/causvid.pc
 	$(if $(CLI),install -m 755 $(CLI) $(D)/bin/causvid)
 	$(foreach m,$(wildcard docs/*.1),install -m 644 $(m) $(D)/share/man/man1/ &&) true
 	rm -rf $(D)/share/causvid/shapes

@@ -89,16 +89,16 @@ if ! command -v apt-get > /dev/null; then
     exit 77
 fi
 
-# The mirror of the system's own Debian archive (not the security one). A
-# system that never ran apt-get update knows no labels yet: then by the name.
-targets() {
-    apt-get indextargets --format \
-        '$(LABEL) $(REPO_URI)' 'Created-By: Packages' 'Component: main' \
-        2> /dev/null
-}
-mirror=$(targets | sed -n 's/^Debian \([^ ]*\)$/\1/p' | head -n 1)
-[ -n "$mirror" ] ||
-    mirror=$(targets | sed -n 's,^.* \([^ ]*/debian/*\)$,\1,p' | head -n 1)
+# The mirror of the system's own Debian archive, not the security one. apt knows
+# the labels once it has the lists; before that, go by the addresses.
+mirror=$(apt-get indextargets --format '$(LABEL) $(REPO_URI)' \
+    'Created-By: Packages' 'Component: main' 2> /dev/null |
+    sed -n 's/^Debian \([^ ]*\)$/\1/p' | head -n 1)
+[ -n "$mirror" ] || mirror=$(cat /etc/apt/sources.list \
+        /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources \
+        2> /dev/null |
+    sed -n -e '/security/d' -e '/^deb /s,^[^#]* \([a-z+]*:[^ ]*debian/*\) .*,\1,p' \
+        -e 's,^URIs: *\([^ ]*debian/*\).*,\1,p' | head -n 1)
 if [ -z "$mirror" ]; then
     say "apt knows no Debian mirror: put ffmpeg-$release.tar.xz into $cache"
     exit 77
@@ -114,7 +114,9 @@ for suite in trixie sid; do
 done > "$apt/sources.list"
 
 # apt with this list only and with folders of our own, so that the system's
-# lists stay as they are and no root is needed.
+# lists stay as they are and no root is needed. A mirror that is a snapshot has
+# lists past their date: their signature still holds, and the age of a release
+# matters less here than that it can be had.
 with_apt() {
     tool=$1; shift
     $tool -q -o Dir::Etc::SourceList="$apt/sources.list" \
@@ -122,7 +124,7 @@ with_apt() {
         -o Dir::Cache::Archives="$apt/archives" \
         -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= \
         -o APT::Sandbox::User=root -o Debug::NoLocking=1 \
-        -o Acquire::Languages=none -o Acquire::Retries=2 \
+        -o Acquire::Check-Valid-Until=false -o Acquire::Languages=none -o Acquire::Retries=2 \
         -o Acquire::http::Timeout=20 -o Acquire::https::Timeout=20 "$@"
 }
 
@@ -157,7 +159,7 @@ fi
 sum=$(sum_of "$file")
 if [ "$point" = "$release" ] && [ "$sum" != "$sha256" ]; then
     say "$(basename "$file") has the SHA-256 $sum instead of $sha256"
-    exit 77
+    exit 1
 fi
 archive=$cache/ffmpeg-$point.tar.xz
 mv "$file" "$archive" || exit 1

@@ -78,22 +78,16 @@ $(LIB_SHARED): $(BUILD)/lib/$(SONAME)
 	@ln -sf $(SONAME) $@
 	@touch -h $@
 
-# $(call pkgconfig,LIBDIR,INCLUDEDIR): the contents of causvid.pc
-define pkgconfig
-libdir=$(1)
-includedir=$(2)
-
-Name: causvid
-Description: Video from text with the CausVid family of Wan 2.1 models
-Version: $(VERSION)
-Libs: -L$${libdir} -lcausvid
-Cflags: -I$${includedir}
-endef
+# $(call write-pc,FILE,LIBDIR,INCLUDEDIR)
+write-pc = printf '%s\n' 'libdir=$(2)' 'includedir=$(3)' '' 'Name: causvid' \
+    'Description: Video from text with the CausVid family of Wan 2.1 models' \
+    'Version: $(VERSION)' 'Libs: -L$${libdir} -lcausvid' \
+    'Cflags: -I$${includedir}' > $(1)
 
 # For what is built against the library before it is installed, as FFmpeg is.
 $(BUILD)/lib/pkgconfig/causvid.pc: $(BUILD)/config.mak
 	@mkdir -p $(@D)
-	$(file > $@,$(call pkgconfig,$(abspath $(BUILD)/lib),$(SRC)/engine))
+	@$(call write-pc,$@,$(abspath $(BUILD)/lib),$(SRC)/engine)
 
 # $(call program,FILE,SOURCES): a program of these files and the library
 define program
@@ -230,8 +224,8 @@ install: all
 	install -m 755 $(BUILD)/lib/$(SONAME) $(D)/lib/$(SONAME)
 	ln -sf $(SONAME) $(D)/lib/libcausvid.so
 	install -m 644 engine/causvid.h $(D)/include/causvid.h
-	$(file > $(BUILD)/installed.pc,$(call pkgconfig,$(PREFIX)/lib,$(PREFIX)/include))
-	install -m 644 $(BUILD)/installed.pc $(D)/lib/pkgconfig/causvid.pc
+	$(call write-pc,$(D)/lib/pkgconfig/causvid.pc,$(PREFIX)/lib,$(PREFIX)/include)
+	chmod 644 $(D)/lib/pkgconfig/causvid.pc
 	$(if $(CLI),install -m 755 $(CLI) $(D)/bin/causvid)
 	$(foreach m,$(wildcard docs/*.1),install -m 644 $(m) $(D)/share/man/man1/ &&) true
 	rm -rf $(D)/share/causvid/shapes

@@ -34,10 +34,12 @@ static void add_name(CvFolder *f, const char *name)
 {
     size_t used = strlen(f->names);
 
-    if (used + strlen(name) + 6 < sizeof(f->names))
-        sprintf(f->names + used, "%s%s", used ? ", " : "", name);
-    else if (!ends_with(f->names, "..."))
+    if (used + strlen(name) + 6 < sizeof(f->names)) {
+        strcpy(f->names + used, used ? ", " : "");
+        strcat(f->names, name);
+    } else if (!ends_with(f->names, "...")) {
         strcpy(f->names + used, "...");
+    }
 }
 
 /* Note the names that end so. Returns how many; f->path is set for one. */

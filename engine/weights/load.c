@@ -213,6 +213,7 @@ int cv_load(CvLoader *l, CvTensor *t, CvLoadLayout layout, const char *format,
             ...)
 {
     char name[CV_NAME_SIZE];
+    CvEntry *e;
     va_list args;
     int n, err;
 
@@ -224,7 +225,7 @@ int cv_load(CvLoader *l, CvTensor *t, CvLoadLayout layout, const char *format,
         return cv_fail(l->log, EINVAL, "internal error: cv_load of '%s'",
                        format);
     /* before memory is taken: a wrong file must not decide how much */
-    if ((err = find(&(CvEntry *){ NULL }, l, name, t, layout)) < 0)
+    if ((err = find(&e, l, name, t, layout)) < 0)
         return err;
     if ((err = cv_arena_tensor(l->arena, t)) < 0)
         return err;

@@ -196,7 +196,7 @@ static int list_shards(const char ***shards, int *n_shards, const cJSON *map,
                        const char *path, CvLog *log)
 {
     const cJSON *item;
-    char text[CV_PRINTABLE];
+    char text[CV_PRINTABLE], shard[CV_PRINTABLE];
     const char **names;
     size_t n = 0, kept = 0;
 
@@ -212,9 +212,8 @@ static int list_shards(const char ***shards, int *n_shards, const cJSON *map,
         return cv_fail(log, EILSEQ, "'%s' says that tensor '%s' is in '%s'; "
                        "expected the name of a file beside the index", path,
                        cv_printable(text, item->string),
-                       cJSON_IsString(item) && strlen(item->valuestring) < 64 &&
-                       !strpbrk(item->valuestring, "\n\r\033") ?
-                       item->valuestring : "?");
+                       cJSON_IsString(item) ?
+                       cv_printable(shard, item->valuestring) : "?");
     }
     names = malloc(n * sizeof(*names));
     if (!names)

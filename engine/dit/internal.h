@@ -11,6 +11,9 @@
 /* Rows that cross attention sees, whatever the prompt (checkpoints.md 4.4). */
 #define CV_DIT_TEXT_ROWS 512
 
+/* Largest size that is believed, so that products of sizes fit. */
+#define CV_DIT_MAX_SIZE (1 << 24)
+
 typedef struct CvDitLinear {
     CvTensor weight; /* W [out, in] */
     CvTensor bias;   /* float32 [out] */
@@ -41,6 +44,10 @@ struct CvDit {
     int64_t parameters;
     char description[256];
 };
+
+/* Check the config against dit->size, which has the weights' sizes, and set
+ * heads, head_dim and eps. path may be "". */
+int cv_dit_read_config(CvDit *dit, const char *path, CvLog *log);
 
 /* Layer `layer` of a tensor [layers, ...], without the first dimension, cut to
  * its first `rows` rows: [rows, ...]. */

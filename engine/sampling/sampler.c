@@ -88,10 +88,11 @@ static double lambda(const CvSampler *s, int step)
     return log((1 - sigma) / sigma);
 }
 
-/* Order of the predictor of a step, which is that of the next corrector. */
-static int unipc_order(const CvSampler *s, int step)
+/* Order of the predictor of a step, which is that of the next corrector. The
+ * last step, again of order 1, is not made by these. */
+static int unipc_order(int step)
 {
-    return step > 0 && s->schedule->steps - step > 1 ? 2 : 1;
+    return step ? 2 : 1;
 }
 
 /* last = the sample of step i, corrected with m_i (x0) now that it is known.
@@ -99,7 +100,7 @@ static int unipc_order(const CvSampler *s, int step)
 static int unipc_correct(CvSampler *s, CvRun *run)
 {
     const double *sigma = s->schedule->sigma;
-    int i = s->step, order = unipc_order(s, i - 1);
+    int i = s->step, order = unipc_order(i - 1);
     double h = lambda(s, i) - lambda(s, i - 1);
     double q = -h, phi = expm1(q), alpha = 1 - sigma[i];
     double k = -alpha * phi; /* B(h) = phi, the variant bh2 */
@@ -130,7 +131,7 @@ static int unipc_correct(CvSampler *s, CvRun *run)
 static int unipc_predict(CvSampler *s, CvRun *run)
 {
     const double *sigma = s->schedule->sigma;
-    int i = s->step, order = unipc_order(s, i);
+    int i = s->step, order = unipc_order(i);
     double h = lambda(s, i + 1) - lambda(s, i);
     double k = -(1 - sigma[i + 1]) * expm1(-h);
     double f_m1 = 0;

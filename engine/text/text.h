@@ -26,6 +26,11 @@ int cv_tokenizer_open(CvTokenizer **tokenizer, const char *path, CvLog *log);
 void cv_tokenizer_close(CvTokenizer **tokenizer);
 /* Ids that the model may give: pieces, or pieces plus the 300 sentinels. */
 int64_t cv_tokenizer_size(const CvTokenizer *tokenizer);
+/* Say how many rows the text encoder's table has (cv_umt5_vocab()), so that no
+ * id lies outside: the sentinels "<extra_id_N>" are tokens only where all 300
+ * fit behind the pieces (as when this was not called), and are text elsewhere.
+ * EILSEQ when not even the pieces fit. */
+int cv_tokenizer_fit(CvTokenizer *tokenizer, int64_t rows, CvLog *log);
 /* Ids of a cleaned text with </s> at the end. At most CV_MAX_TOKENS are
  * written, the last being </s>; *n_tokens is the count before truncation. */
 int cv_tokenizer_encode(CvTokenizer *tokenizer, const char *text,

@@ -1,8 +1,8 @@
 """Vectors for the cleaning of prompts, made with ftfy and Python's html.
 
-    python3 make_clean.py > clean.tsv           the vectors in git
-    python3 make_clean.py 100000 7 > large.tsv  as many random ones, with a seed
-    build/tests/unit/test_clean large.tsv       compares with them
+    python3 make_clean.py > clean.tsv       the vectors in git
+    python3 make_clean.py 100000 7 > x.tsv  as many random ones, with a seed
+    build/tests/unit/test_clean x.tsv       compares with them
 
 A line is an input, a tab, and what Wan makes of it. ftfy runs without its
 mojibake repair, which the engine leaves out. Needs ftfy 6.3.
@@ -53,7 +53,7 @@ CASES = [
     "&aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa;",
     "&ltaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa;",
     "&lt\u00e9; &amp\u6f22 &\u6f22; &\u00e9;", "&amp\u3000; &am\ufb01p;",
-    "&\uff41\uff4d\uff50; \uff06amp; \uff06lt", "&am\x00p;".replace("\x00", "\x7f"),
+    "&\uff41\uff4d\uff50; \uff06amp; \uff06lt", "&am\x7fp;",
     "&\ufeffamp;", "&#x\x1b[0m41;", "\uff1cb\uff1e &amp;amp;",
     # one character at a time
     "\ufb01ne \u0149", "\ufb00\ufb01\ufb02\ufb03\ufb04\ufb05\ufb06",

@@ -1,0 +1,336 @@
+/*
+ * Reads and checks spiece.model, and writes it anew for the library.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ *
+ * The file is a protobuf message (google/sentencepiece,
+ * src/sentencepiece_model.proto). Used of it: field 1, the pieces {1: text,
+ * 2: score, 3: type}, and 2.3, the kind of model. Left out, because the
+ * reference tokenizer does not know of it: normalisation (3, 5), self-tests
+ * (4), and all types but CONTROL and UNKNOWN. tokenizer.json holds user
+ * defined and byte pieces as ordinary ones with their scores; so do we.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <utf8proc.h>
+
+#include "log.h"
+#include "spiece.h"
+
+#define MAX_FILE_BYTES (64 << 20) /* UMT5's is 4.5 MB */
+#define MAX_PIECES     (1 << 20)  /* UMT5 has 256000 */
+#define MAX_SCORE      1e6
+
+enum { VARINT = 0, BITS64 = 1, BYTES = 2, BITS32 = 5 };
+enum { NORMAL = 1, UNKNOWN = 2, CONTROL = 3, BYTE = 6 };
+
+typedef struct Reader {
+    const uint8_t *file; /* for offsets in messages */
+    const uint8_t *at, *end;
+} Reader;
+
+typedef struct Field {
+    uint32_t number;
+    int wire;
+    uint64_t value; /* VARINT, BITS32 */
+    Reader bytes;   /* BYTES */
+} Field;
+
+typedef struct Piece {
+    const uint8_t *text;
+    size_t bytes;
+    float score;
+    int type;
+} Piece;
+
+typedef struct Writer {
+    uint8_t *data;
+    size_t n;
+} Writer;
+
+/* -1 when the varint is cut off or has more than 64 bits. */
+static int read_varint(Reader *r, uint64_t *value)
+{
+    *value = 0;
+    for (int shift = 0; shift < 70 && r->at < r->end; shift += 7) {
+        uint8_t byte = *r->at++;
+
+        if (shift == 63 && byte > 1)
+            return -1;
+        *value |= (uint64_t)(byte & 0x7f) << shift;
+        if (!(byte & 0x80))
+            return 0;
+    }
+    return -1;
+}
+
+static int read_field(Reader *r, Field *f)
+{
+    uint64_t key, n;
+
+    if (read_varint(r, &key) < 0 || key > UINT32_MAX || key >> 3 == 0)
+        return -1;
+    f->number = (uint32_t)(key >> 3);
+    f->wire   = (int)(key & 7);
+    f->value  = 0;
+    switch (f->wire) {
+    case VARINT:
+        return read_varint(r, &f->value);
+    case BITS32:
+    case BITS64:
+        n = f->wire == BITS32 ? 4 : 8;
+        break;
+    case BYTES:
+        if (read_varint(r, &n) < 0)
+            return -1;
+        break;
+    default: /* groups, which the format does not use, and errors */
+        return -1;
+    }
+    if (n > (uint64_t)(r->end - r->at))
+        return -1;
+    f->bytes = (Reader){ r->file, r->at, r->at + n };
+    if (f->wire == BITS32)
+        for (int i = 0; i < 4; i++)
+            f->value |= (uint64_t)r->at[i] << (8 * i);
+    r->at += n;
+    return 0;
+}
+
+static float float_of_bits(uint64_t bits)
+{
+    uint32_t low = (uint32_t)bits;
+    float value;
+
+    memcpy(&value, &low, sizeof(value));
+    return value;
+}
+
+/* What is wrong with the piece, or NULL. */
+static const char *read_piece(Reader *r, Piece *piece)
+{
+    Field f;
+
+    *piece = (Piece){ .type = NORMAL };
+    while (r->at < r->end) {
+        if (read_field(r, &f) < 0)
+            return "a damaged piece";
+        if (f.number == 1 && f.wire == BYTES) {
+            piece->text  = f.bytes.at;
+            piece->bytes = (size_t)(f.bytes.end - f.bytes.at);
+        } else if (f.number == 2 && f.wire == BITS32) {
+            piece->score = float_of_bits(f.value);
+        } else if (f.number == 3 && f.wire == VARINT) {
+            if (f.value < NORMAL || f.value > BYTE)
+                return "a piece of an unknown type";
+            piece->type = (int)f.value;
+        } else if (f.number <= 3) {
+            return "a damaged piece";
+        }
+    }
+    if (!piece->bytes)
+        return "an empty piece";
+    if (piece->bytes > CV_SPIECE_MAX_BYTES)
+        return "a piece that is too long";
+    for (size_t i = 0; i < piece->bytes;) {
+        utf8proc_int32_t c;
+        utf8proc_ssize_t n = utf8proc_iterate(piece->text + i,
+            (utf8proc_ssize_t)(piece->bytes - i), &c);
+
+        if (n <= 0 || c == 0)
+            return "a piece that is not UTF-8";
+        i += (size_t)n;
+    }
+    if (!isfinite(piece->score) || fabsf(piece->score) > (float)MAX_SCORE)
+        return "a piece whose score is no number";
+    return NULL;
+}
+
+/* The kind of model out of the trainer's settings; 0 when damaged. */
+static uint64_t read_model_type(Reader *r)
+{
+    uint64_t type = 1;
+    Field f;
+
+    while (r->at < r->end) {
+        if (read_field(r, &f) < 0 || (f.number == 3 && f.wire != VARINT))
+            return 0;
+        if (f.number == 3)
+            type = f.value;
+    }
+    return type;
+}
+
+static void put_varint(Writer *w, uint64_t value)
+{
+    for (; value > 0x7f; value >>= 7)
+        w->data[w->n++] = (uint8_t)(value | 0x80);
+    w->data[w->n++] = (uint8_t)value;
+}
+
+static size_t varint_bytes(uint64_t value)
+{
+    size_t n = 1;
+
+    for (; value > 0x7f; value >>= 7)
+        n++;
+    return n;
+}
+
+/* What an entry of the rewritten list takes at most beyond its text. */
+#define PIECE_OVERHEAD 16
+
+static void put_piece(Writer *w, const Piece *piece)
+{
+    uint32_t bits;
+
+    memcpy(&bits, &piece->score, sizeof(bits));
+    put_varint(w, 1 << 3 | BYTES);
+    put_varint(w, 1 + varint_bytes(piece->bytes) + piece->bytes + 5 + 2);
+    put_varint(w, 1 << 3 | BYTES);
+    put_varint(w, piece->bytes);
+    memcpy(w->data + w->n, piece->text, piece->bytes);
+    w->n += piece->bytes;
+    put_varint(w, 2 << 3 | BITS32);
+    for (int i = 0; i < 4; i++)
+        w->data[w->n++] = (uint8_t)(bits >> (8 * i));
+    put_varint(w, 3 << 3 | VARINT);
+    put_varint(w, piece->type == UNKNOWN || piece->type == CONTROL ?
+                  (uint64_t)piece->type : NORMAL);
+}
+
+/* The library's settings: a Unigram model without byte fallback; a normaliser
+ * that changes nothing. Fields 2 {3: 1, 35: 0} and
+ * 3 {1: "identity", 3: 0, 4: 0, 5: 0}. */
+static const uint8_t settings[] = {
+    0x12, 5, 0x18, 1, 0x98, 0x02, 0,
+    0x1a, 16, 0x0a, 8, 'i', 'd', 'e', 'n', 't', 'i', 't', 'y',
+    0x18, 0, 0x20, 0, 0x28, 0,
+};
+
+static int damaged(const Reader *r, const char *path, const char *what,
+                   CvLog *log)
+{
+    static const char pointer[] = "version https://git-lfs";
+
+    if ((size_t)(r->end - r->file) > sizeof(pointer) &&
+        !memcmp(r->file, pointer, sizeof(pointer) - 1))
+        return cv_fail(log, EILSEQ, "%s: is a Git LFS pointer, not the file; "
+                       "fetch it with 'git lfs pull'", path);
+    return cv_fail(log, EILSEQ, "%s: %s before byte %zu, expected a "
+                   "SentencePiece model (spiece.model); get it again", path,
+                   what, (size_t)(r->at - r->file));
+}
+
+int cv_spiece_rewrite(uint8_t **model, size_t *bytes, const uint8_t *file,
+                      size_t file_bytes, const char *path, CvLog *log)
+{
+    Reader r = { file, file, file + file_bytes };
+    Writer w = { 0 };
+    size_t n_pieces = 0, n_unknown = 0;
+    const char *what;
+    Field f;
+    Piece piece;
+    int err;
+
+    *model = NULL;
+    *bytes = 0;
+    /* A piece of the file is at least 5 bytes long. */
+    w.data = malloc(file_bytes + file_bytes / 5 * PIECE_OVERHEAD +
+                    sizeof(settings));
+    if (!w.data)
+        return cv_fail_memory(log, file_bytes, "the tokenizer");
+    while (r.at < r.end) {
+        if (read_field(&r, &f) < 0) {
+            err = damaged(&r, path, "damage", log);
+            goto fail;
+        }
+        if (f.number == 1) {
+            if ((what = f.wire != BYTES ? "a damaged piece" :
+                        read_piece(&f.bytes, &piece))) {
+                err = damaged(&r, path, what, log);
+                goto fail;
+            }
+            if (++n_pieces > MAX_PIECES) {
+                err = damaged(&r, path, "too many pieces", log);
+                goto fail;
+            }
+            n_unknown += piece.type == UNKNOWN;
+            put_piece(&w, &piece);
+        } else if (f.number == 2) {
+            uint64_t type = f.wire == BYTES ? read_model_type(&f.bytes) : 0;
+
+            if (!type) {
+                err = damaged(&r, path, "damaged settings", log);
+                goto fail;
+            }
+            if (type != 1) {
+                err = cv_fail(log, ENOSYS, "%s: is not a Unigram model (its "
+                              "type is %llu); expected UMT5's spiece.model",
+                              path, (unsigned long long)type);
+                goto fail;
+            }
+        }
+    }
+    if (n_unknown != 1) {
+        err = damaged(&r, path, n_unknown ? "more than one unknown piece" :
+                      n_pieces ? "no unknown piece" : "no piece", log);
+        goto fail;
+    }
+    memcpy(w.data + w.n, settings, sizeof(settings));
+    *model = w.data;
+    *bytes = w.n + sizeof(settings);
+    return 0;
+
+fail:
+    free(w.data);
+    return err;
+}
+
+int cv_spiece_read(uint8_t **model, size_t *bytes, const char *path,
+                   CvLog *log)
+{
+    uint8_t *data = NULL;
+    size_t n = 0, room = 1 << 20;
+    FILE *file;
+    int err;
+
+    *model = NULL;
+    *bytes = 0;
+    if (!(file = fopen(path, "rb")))
+        return cv_fail(log, errno == ENOENT ? ENOENT : EIO, "%s: cannot open "
+                       "the tokenizer: %s", path, strerror(errno));
+    for (;;) {
+        uint8_t *grown = realloc(data, room);
+
+        if (!grown) {
+            err = cv_fail_memory(log, room, "the tokenizer");
+            goto end;
+        }
+        data = grown;
+        n += fread(data + n, 1, room - n, file);
+        if (ferror(file)) {
+            err = cv_fail(log, EIO, "%s: cannot read the tokenizer: %s", path,
+                          strerror(errno));
+            goto end;
+        }
+        if (n < room)
+            break;
+        if (room >= MAX_FILE_BYTES) {
+            err = cv_fail(log, EILSEQ, "%s: has more than %d MB, expected a "
+                          "SentencePiece model (spiece.model)", path,
+                          MAX_FILE_BYTES >> 20);
+            goto end;
+        }
+        room *= 2;
+    }
+    err = cv_spiece_rewrite(model, bytes, data, n, path, log);
+
+end:
+    fclose(file);
+    free(data);
+    return err;
+}

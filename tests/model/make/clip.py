@@ -9,9 +9,10 @@ Usage: clip.py [FOLDER]     (default: ../fixtures/clip)
 model/ is what WanPipeline.save_pretrained() writes (random weights), with
 spiece.model and a recipe.json. inputs.safetensors and reference.safetensors
 are inputs and outputs of `causvid trace`:
-  text_embeds [n, d], noise [9, 16, h, w], renoise.<block>.<step>
-  flow.<block>.<step>, x0.<block>.<step>, latents [9, 16, h, w],
-  frames [33, H, W, 3] in 0..1; also token_ids of the prompt.
+  token_ids [n] (int64), text_embeds [n, d] (what they encode to; trace takes
+  the ids when both are there), noise [9, 16, h, w], renoise.<block>.<step>;
+  text_embeds, flow.<block>.<step>, x0.<block>.<step>, latents [9, 16, h, w],
+  frames [33, H, W, 3] in 0..1.
 reference-window9.safetensors has what differs when attention sees all of the
 9 latent frames instead of 6 (the recipe's window).
 
@@ -286,7 +287,7 @@ def main(root):
     with torch.no_grad():
         embeds = encoder(input_ids=ids[None]).last_hidden_state[0]
     shape = (BLOCK_FRAMES, CHANNELS, HEIGHT // 8, WIDTH // 8)
-    inputs = {"text_embeds": embeds.contiguous(),
+    inputs = {"token_ids": ids, "text_embeds": embeds.contiguous(),
               "noise": torch.randn(BLOCKS * shape[0], *shape[1:])}
     for block in range(BLOCKS):
         for step in range(1, len(STEPS)):
@@ -301,7 +302,7 @@ def main(root):
           f"deviate by {reference['latents'].std():.2f}, frames by "
           f"{frames.std():.2f}, {100 * clipped:.0f} % clipped")
     save_file(inputs, os.path.join(root, "inputs.safetensors"))
-    save_file({**reference, "frames": frames, "token_ids": ids,
+    save_file({**reference, "frames": frames,
                "text_embeds": inputs["text_embeds"]},
               os.path.join(root, "reference.safetensors"))
     save_file({k: v for k, v in whole.items() if k == "latents" or ".2." in k},

@@ -89,7 +89,9 @@ typedef struct CausvidSourceContext {
     int64_t clip_frames;   ///< for CausvidClip.frames
     AVRational frame_rate; ///< 0/1: the recipe's, until config_props
     enum CausvidFormat format;
+    enum AVChromaLocation chroma;
     int64_t pts;           ///< of the next frame; goes on from clip to clip
+    AVFrame *first;        ///< frame 0, between config_props and activate
 } CausvidSourceContext;
 
 static const struct {
@@ -309,6 +311,7 @@ static av_cold void uninit(AVFilterContext *ctx)
     CausvidSourceContext *s = ctx->priv;
 
     causvid_close(&s->cv);
+    av_frame_free(&s->first);
     for (int i = 0; i < s->nb_prompts; i++)
         av_freep(&s->prompts[i]);
     av_freep(&s->prompts);
@@ -346,7 +349,7 @@ static int count_frames(AVFilterContext *ctx, AVRational frame_rate)
     const AVRational time_base = av_inv_q(frame_rate);
     int64_t n;
 
-    if (s->duration == 0 || s->duration < 0) {
+    if (s->duration <= 0) {
         s->clip_frames = s->duration ? -1 : 0;
         return 0;
     }
@@ -406,63 +409,6 @@ static int open_model(AVFilterContext *ctx)
     return av_error(causvid_open(&s->cv, &settings));
 }
 
-static int config_props(AVFilterLink *outlink)
-{
-    AVFilterContext *ctx = outlink->src;
-    CausvidSourceContext *s = ctx->priv;
-    FilterLink *l = ff_filter_link(outlink);
-    CausvidInfo info = { 0 };
-    int ret;
-
-    for (int i = 0; i < FF_ARRAY_ELEMS(format_map); i++)
-        if (format_map[i].av == outlink->format)
-            s->format = format_map[i].cv;
-
-    uninit(ctx); /* in case that a graph is configured again */
-    if (s->promptfile)
-        ret = parse_promptfile(ctx);
-    else
-        ret = add_prompt(s, s->prompt, strlen(s->prompt));
-    if (ret < 0)
-        return ret;
-    if (s->duration < 0 && s->nb_prompts > 1) {
-        av_log(ctx, AV_LOG_ERROR, "duration=-1 makes the first clip endless, "
-               "but promptfile '%s' holds %d prompts: give the duration of a "
-               "clip, or one prompt\n", s->promptfile, s->nb_prompts);
-        return AVERROR(EINVAL);
-    }
-    if (s->seed < 0)
-        s->seed = av_get_random_seed();
-
-    ret = open_model(ctx);
-    if (ret < 0)
-        return ret;
-    ret = av_error(causvid_get_info(s->cv, &info));
-    if (ret < 0)
-        return ret;
-    if (!s->w) {
-        s->w = info.width;
-        s->h = info.height;
-    }
-    if (!s->frame_rate.num)
-        s->frame_rate = (AVRational){ info.rate_num, info.rate_den };
-    ret = count_frames(ctx, s->frame_rate);
-    if (ret < 0)
-        return ret;
-    s->clip = 0;
-    s->pts  = 0;
-    ret = start_clip(s);
-    if (ret < 0)
-        return ret;
-
-    outlink->w                   = s->w;
-    outlink->h                   = s->h;
-    outlink->sample_aspect_ratio = (AVRational){ 1, 1 };
-    outlink->time_base           = av_inv_q(s->frame_rate);
-    l->frame_rate                = s->frame_rate;
-    return 0;
-}
-
 /** Have the next frame written into frame's planes, going on with the next
  * prompt where a clip ends. Returns CAUSVID_EOF after the last clip. */
 static int read_picture(CausvidSourceContext *s, AVFrame *frame,
@@ -506,49 +452,127 @@ static int set_metadata(AVFrame *frame, const CausvidPicture *pic)
     return av_dict_set_int(m, "lavfi.causvid.block", pic->block, 0);
 }
 
+/** Make the next frame in a buffer of the output's format. Takes the buffer,
+ * which may be NULL. Returns CAUSVID_EOF, with *out NULL, after the end. */
+static int make_frame(AVFilterLink *outlink, AVFrame *frame, AVFrame **out)
+{
+    CausvidSourceContext *s = outlink->src->priv;
+    CausvidPicture pic;
+    int ret;
+
+    *out = NULL;
+    if (!frame)
+        return AVERROR(ENOMEM);
+    frame->colorspace          = outlink->colorspace;
+    frame->color_range         = outlink->color_range;
+    frame->color_primaries     = AVCOL_PRI_BT709;
+    frame->color_trc           = AVCOL_TRC_BT709;
+    frame->chroma_location     = s->chroma;
+    frame->flags              |= AV_FRAME_FLAG_KEY;
+    frame->pict_type           = AV_PICTURE_TYPE_I;
+    frame->sample_aspect_ratio = outlink->sample_aspect_ratio;
+    frame->duration            = 1;
+
+    ret = read_picture(s, frame, &pic);
+    if (!ret)
+        ret = set_metadata(frame, &pic);
+    if (ret) {
+        av_frame_free(&frame);
+        return ret;
+    }
+    frame->pts = s->pts++;
+    *out = frame;
+    return 0;
+}
+
+static int config_props(AVFilterLink *outlink)
+{
+    AVFilterContext *ctx = outlink->src;
+    CausvidSourceContext *s = ctx->priv;
+    FilterLink *l = ff_filter_link(outlink);
+    CausvidInfo info = { 0 };
+    AVFrame *frame;
+    int ret;
+
+    for (int i = 0; i < FF_ARRAY_ELEMS(format_map); i++)
+        if (format_map[i].av == outlink->format) {
+            s->format = format_map[i].cv;
+            s->chroma = format_map[i].chroma;
+        }
+
+    uninit(ctx); /* in case that a graph is configured again */
+    if (s->promptfile)
+        ret = parse_promptfile(ctx);
+    else
+        ret = add_prompt(s, s->prompt, strlen(s->prompt));
+    if (ret < 0)
+        return ret;
+    if (s->duration < 0 && s->nb_prompts > 1) {
+        av_log(ctx, AV_LOG_ERROR, "duration=-1 makes the first clip endless, "
+               "but promptfile '%s' holds %d prompts: give the duration of a "
+               "clip, or one prompt\n", s->promptfile, s->nb_prompts);
+        return AVERROR(EINVAL);
+    }
+    if (s->seed < 0)
+        s->seed = av_get_random_seed();
+
+    ret = open_model(ctx);
+    if (ret < 0)
+        return ret;
+    ret = av_error(causvid_get_info(s->cv, &info));
+    if (ret < 0)
+        return ret;
+    if (!s->w) {
+        s->w = info.width;
+        s->h = info.height;
+    }
+    if (!s->frame_rate.num)
+        s->frame_rate = (AVRational){ info.rate_num, info.rate_den };
+    ret = count_frames(ctx, s->frame_rate);
+    if (ret < 0)
+        return ret;
+    s->clip = 0;
+    s->pts  = 0;
+    ret = start_clip(s);
+    if (ret < 0)
+        return ret;
+
+    outlink->w                   = s->w;
+    outlink->h                   = s->h;
+    outlink->sample_aspect_ratio = (AVRational){ 1, 1 };
+    outlink->time_base           = av_inv_q(s->frame_rate);
+    l->frame_rate                = s->frame_rate;
+
+    /* ffmpeg -f lavfi reports an error that comes with a frame but exits with
+     * 0. So what keeps the model from making its first block must fail here.
+     * The next filter is not configured yet and cannot give the buffer. */
+    frame = ff_default_get_video_buffer(outlink, outlink->w, outlink->h);
+    ret = make_frame(outlink, frame, &s->first);
+    return ret == CAUSVID_EOF ? AVERROR_EXTERNAL : ret;
+}
+
 static int activate(AVFilterContext *ctx)
 {
     AVFilterLink *outlink = ctx->outputs[0];
     CausvidSourceContext *s = ctx->priv;
-    CausvidPicture pic;
-    AVFrame *frame;
+    AVFrame *frame = s->first;
     int ret;
 
     if (!ff_outlink_frame_wanted(outlink))
         return FFERROR_NOT_READY;
 
-    frame = ff_get_video_buffer(outlink, outlink->w, outlink->h);
-    if (!frame)
-        return AVERROR(ENOMEM);
-    frame->colorspace  = outlink->colorspace;
-    frame->color_range = outlink->color_range;
-    ret = read_picture(s, frame, &pic);
-    if (ret == CAUSVID_EOF) {
-        av_frame_free(&frame);
-        ff_outlink_set_status(outlink, AVERROR_EOF, s->pts);
-        return 0;
+    s->first = NULL;
+    if (!frame) {
+        ret = make_frame(outlink, ff_get_video_buffer(outlink, outlink->w,
+                                                      outlink->h), &frame);
+        if (ret == CAUSVID_EOF) {
+            ff_outlink_set_status(outlink, AVERROR_EOF, s->pts);
+            return 0;
+        }
+        if (ret < 0)
+            return ret;
     }
-    if (ret < 0)
-        goto fail;
-    ret = set_metadata(frame, &pic);
-    if (ret < 0)
-        goto fail;
-
-    for (int i = 0; i < FF_ARRAY_ELEMS(format_map); i++)
-        if (format_map[i].av == outlink->format)
-            frame->chroma_location = format_map[i].chroma;
-    frame->color_primaries     = AVCOL_PRI_BT709;
-    frame->color_trc           = AVCOL_TRC_BT709;
-    frame->flags              |= AV_FRAME_FLAG_KEY;
-    frame->pict_type           = AV_PICTURE_TYPE_I;
-    frame->sample_aspect_ratio = outlink->sample_aspect_ratio;
-    frame->pts                 = s->pts++;
-    frame->duration            = 1;
     return ff_filter_frame(outlink, frame);
-
-fail:
-    av_frame_free(&frame);
-    return ret;
 }
 
 static int process_command(AVFilterContext *ctx, const char *cmd,

@@ -42,17 +42,12 @@ static int open_backend(CvModel *model, const CausvidSettings *settings)
 static int check_fit(const CvModel *model)
 {
     const CvDitSize *size = cv_dit_size(model->dit);
-    int64_t pieces = cv_tokenizer_size(model->tokenizer);
     int64_t vocab = cv_umt5_vocab(model->umt5);
     int64_t text = cv_umt5_dim(model->umt5);
-    int channels = cv_vae_channels(model->vae);
+    int channels = cv_vae_channels(model->vae), err;
 
-    if (pieces > vocab)
-        return cv_fail(model->log, EILSEQ, "tokenizer '%s' has %lld pieces, "
-                       "but text encoder '%s' has embeddings for %lld only; "
-                       "they belong to different models",
-                       model->files.tokenizer, (long long)pieces,
-                       model->files.text_encoder, (long long)vocab);
+    if ((err = cv_tokenizer_fit(model->tokenizer, vocab, model->log)) < 0)
+        return err;
     if (text != size->text_dim)
         return cv_fail(model->log, EILSEQ, "text encoder '%s' gives %lld "
                        "values a token, but transformer '%s' expects %lld; "

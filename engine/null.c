@@ -54,6 +54,12 @@ static int null_zero(CvBackend *b, const CvTensor *t)
     return 0;
 }
 
+static int null_finish(CvBackend *b)
+{
+    (void)b;
+    return 0;
+}
+
 static void null_close(CvBackend **backend)
 {
     free(*backend);
@@ -67,6 +73,7 @@ int cv_null_open(CvBackend **backend, CvLog *log)
         .release = null_release,
         .upload  = null_upload,
         .zero    = null_zero,
+        .finish  = null_finish,
     };
     CvBackend *b = calloc(1, sizeof(*b));
 

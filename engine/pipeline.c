@@ -82,42 +82,13 @@ static int take_prompt(CvPipeline *p, int64_t block, const Prompt **in_use)
     return cv_generator_prompt(&p->generator, found->ids, found->n_ids);
 }
 
-static int decode_block(CvPipeline *p, int64_t block)
-{
-    const CvClip *clip = &p->generator.clip;
-    int slots = p->generator.picture_slots;
-
-    for (int i = 0; i < clip->block_latents; i++) {
-        int64_t latent = block * clip->block_latents + i;
-        CvTensor frames;
-        int err;
-
-        if (clip->latents >= 0 && latent >= clip->latents)
-            break; /* rounding up to whole blocks */
-        pthread_mutex_lock(&p->lock);
-        err = wait_for_reader(p, &p->read_latents, latent - slots + 1);
-        pthread_mutex_unlock(&p->lock);
-        if (err < 0 ||
-            (err = cv_aborted(p->log)) < 0 ||
-            (err = cv_generator_decode(&p->generator, block, i,
-                                       &frames)) < 0 ||
-            (err = cv_finish(p->generator.run.backend)) < 0)
-            return err;
-        pthread_mutex_lock(&p->lock);
-        p->decoded = latent + 1;
-        pthread_cond_broadcast(&p->changed);
-        pthread_mutex_unlock(&p->lock);
-    }
-    return 0;
-}
-
-static void tell_progress(CvPipeline *p, int64_t block, double *waited)
+static void tell_progress(CvPipeline *p, int64_t block, double waited)
 {
     const CvClip *clip = &p->generator.clip;
     int scale = cv_vae_time_scale(p->generator.model->vae);
     int64_t latents = (block + 1) * clip->block_latents;
     int64_t frames = (latents - 1) * scale + 1;
-    double seconds = seconds_since(&p->began), busy = seconds - *waited;
+    double seconds = seconds_since(&p->began), busy = seconds - waited;
     double rate;
     CausvidProgress progress;
 
@@ -143,6 +114,41 @@ static void tell_progress(CvPipeline *p, int64_t block, double *waited)
     pthread_mutex_unlock(&p->log->lock);
 }
 
+/* Decode a block's latents as there is room. The block is told of before its
+ * last frames are handed out, so a reader that has them all has heard of it. */
+static int decode_block(CvPipeline *p, int64_t block, double waited)
+{
+    const CvClip *clip = &p->generator.clip;
+    int slots = p->generator.picture_slots;
+
+    int64_t first = block * clip->block_latents;
+    int64_t end = first + clip->block_latents;
+
+    if (clip->latents >= 0 && end > clip->latents)
+        end = clip->latents; /* the last block was rounded up */
+    for (int64_t latent = first; latent < end; latent++) {
+        CvTensor frames;
+        int err;
+
+        pthread_mutex_lock(&p->lock);
+        err = wait_for_reader(p, &p->read_latents, latent - slots + 1);
+        pthread_mutex_unlock(&p->lock);
+        if (err < 0 ||
+            (err = cv_aborted(p->log)) < 0 ||
+            (err = cv_generator_decode(&p->generator, block,
+                                       (int)(latent - first), &frames)) < 0 ||
+            (err = cv_finish(p->generator.run.backend)) < 0)
+            return err;
+        if (latent == end - 1)
+            tell_progress(p, block, waited);
+        pthread_mutex_lock(&p->lock);
+        p->decoded = latent + 1;
+        pthread_cond_broadcast(&p->changed);
+        pthread_mutex_unlock(&p->lock);
+    }
+    return 0;
+}
+
 static int work(CvPipeline *p)
 {
     const CvClip *clip = &p->generator.clip;
@@ -161,9 +167,8 @@ static int work(CvPipeline *p)
         if (err < 0 ||
             (err = take_prompt(p, block, &in_use)) < 0 ||
             (err = cv_generator_block(&p->generator, block)) < 0 ||
-            (err = decode_block(p, block)) < 0)
+            (err = decode_block(p, block, waited)) < 0)
             return err;
-        tell_progress(p, block, &waited);
     }
     return 0;
 }

@@ -106,8 +106,6 @@ static void detect(CvRecipe *r, const char *path, const CvDitSize *size,
                           path_says(path, "autoregressive"));
 
     snprintf(r->source, sizeof(r->source), "width and path");
-    snprintf(r->name, sizeof(r->name), "wan 2.1, width %lld",
-             (long long)size->dim);
     r->variant = variant ? variant
                : causal  ? CAUSVID_VARIANT_CAUSAL
                          : CAUSVID_VARIANT_BIDIRECTIONAL;
@@ -264,12 +262,22 @@ end:
     return err;
 }
 
+/* The last part of a path. */
+static const char *base_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+
+    return slash && slash[1] ? slash + 1 : path;
+}
+
 int cv_recipe_init(CvRecipe *recipe, const CvModelFiles *files,
                    const CvDitSize *size, enum CausvidVariant variant,
                    CvLog *log)
 {
     memset(recipe, 0, sizeof(*recipe));
     wan_base(recipe);
+    snprintf(recipe->name, sizeof(recipe->name), "%.63s",
+             base_name(files->root));
     if (files->recipe[0]) {
         int err = read_recipe(recipe, files->recipe, log);
 

@@ -12,7 +12,6 @@
 #include <stdint.h>
 #include <sys/resource.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "causvid.h"
 #include "../tap.h"
@@ -270,6 +269,16 @@ static void test_stops(void)
     causvid_close(&cv);
 }
 
+/* Let the process have no more than 4 GiB, or as much as there is. */
+static void limit_memory(int on)
+{
+    struct rlimit limit;
+
+    getrlimit(RLIMIT_AS, &limit);
+    limit.rlim_cur = on ? (rlim_t)4 << 30 : limit.rlim_max;
+    setrlimit(RLIMIT_AS, &limit);
+}
+
 static void test_errors(void)
 {
     static uint8_t rgb[3 * WIDTH * HEIGHT];
@@ -299,7 +308,11 @@ static void test_errors(void)
     REFUSED(clip.width = 0, EINVAL, "size=16x32");
     REFUSED(clip.height = -5, EINVAL, "size=48x16");
     REFUSED(clip.width = clip.height = 1 << 20, EINVAL, "8192");
+#ifndef __SANITIZE_ADDRESS__ /* which reserves more than any limit */
+    limit_memory(1);
     REFUSED(clip.width = clip.height = 8192; clip.frames = -1, ENOMEM, "MB");
+    limit_memory(0);
+#endif
     REFUSED(clip.frames = -7, EINVAL, "-7");
     REFUSED(clip.frames = INT64_MAX, EINVAL, "frames");
     REFUSED(clip.seed = -2, EINVAL, "seed");

@@ -120,7 +120,6 @@ static int decode_block(CvPipeline *p, int64_t block, double waited)
 {
     const CvClip *clip = &p->generator.clip;
     int slots = p->generator.picture_slots;
-
     int64_t first = block * clip->block_latents;
     int64_t end = first + clip->block_latents;
 

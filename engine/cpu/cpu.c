@@ -101,7 +101,25 @@ static void cpu_close(CvBackend **b)
     *b = NULL;
 }
 
+void cv_cpu_copy_rows(float *dst, int64_t dst_row, const float *src,
+                      int64_t src_row, int64_t rows, int64_t n)
+{
+    for (int64_t i = 0; i < rows; i++)
+        memcpy(dst + i * dst_row, src + i * src_row, (size_t)n * sizeof(*dst));
+}
+
 int cv_cpu_open(CvBackend **backend, int threads, CvLog *log)
+{
+    const CvKernels *best = cv_kernels_find(NULL);
+
+    /* BLAS where there are no kernels for the machine: see linear.c. */
+    return cv_cpu_open_kernels(backend, threads, best->name,
+                               CV_HAVE_BLAS && best == &cv_kernels_generic,
+                               log);
+}
+
+int cv_cpu_open_kernels(CvBackend **backend, int threads, const char *kernels,
+                        int blas, CvLog *log)
 {
     CvBackend *b;
     CvCpu *cpu;
@@ -118,9 +136,13 @@ int cv_cpu_open(CvBackend **backend, int threads, CvLog *log)
 
         threads = (int)cv_min(cv_max(online, 1), CV_MAX_THREADS);
     }
+    if (!cv_kernels_find(kernels) || (blas && !CV_HAVE_BLAS))
+        return CAUSVID_ERR(ENOSYS);
     cpu = calloc(1, sizeof(*cpu));
     if (!cpu)
         return cv_fail_memory(log, sizeof(*cpu), "the CPU backend");
+    cpu->kernels = cv_kernels_find(kernels);
+    cpu->blas = blas;
     b = &cpu->base;
     b->ops = &cpu_ops;
     b->name = "cpu";
@@ -144,7 +166,8 @@ int cv_cpu_open(CvBackend **backend, int threads, CvLog *log)
 #if CV_HAVE_BLAS
     /* Our threads each call BLAS on their part of the work; its own would
      * only compete with them. This setting is the process's. */
-    openblas_set_num_threads(1);
+    if (blas)
+        openblas_set_num_threads(1);
 #endif
     *backend = b;
     return 0;

@@ -12,15 +12,18 @@
 #define CV_CPU_H
 
 #include "ops.h"
+#include "cpu/kernels.h"
 #include "cpu/threads.h"
 
 /* Scratch of each thread, taken at open: the bound on what operations use
  * besides their tensors. */
-#define CV_CPU_SCRATCH ((int64_t)512 * 1024) /* floats */
+#define CV_CPU_SCRATCH ((int64_t)384 * 1024) /* floats */
 
 typedef struct CvCpu {
     CvBackend base; /* first, so that a CvBackend * is a CvCpu * */
+    const CvKernels *kernels;
     CvPool *pool;
+    int blas;       /* linear uses BLAS */
     float *scratch; /* CV_CPU_SCRATCH floats for each thread */
 } CvCpu;
 
@@ -29,17 +32,22 @@ static inline CvCpu *cv_cpu(CvBackend *b)
     return (CvCpu *)b;
 }
 
-static inline float *cv_cpu_scratch(CvCpu *cpu, int worker)
+static inline float *cv_cpu_scratch(const CvCpu *cpu, int worker)
 {
     return cpu->scratch + worker * CV_CPU_SCRATCH;
 }
 
 /* Run a loop on all threads; arg: the struct that the job casts it to. */
-static inline void cv_cpu_run(CvCpu *cpu, int64_t n, int64_t grain, CvJob job,
+static inline void cv_cpu_run(const CvCpu *cpu, int64_t n, int64_t grain, CvJob job,
                               void *arg)
 {
     cv_pool_run(cpu->pool, n, grain, job, arg);
 }
+
+/* cv_cpu_open() with the kernels of that name (kernels.h), and with BLAS or
+ * without; for tests. ENOSYS where they cannot be had. */
+int cv_cpu_open_kernels(CvBackend **backend, int threads, const char *kernels,
+                        int blas, CvLog *log);
 
 static inline int64_t cv_min(int64_t a, int64_t b)
 {
@@ -57,14 +65,17 @@ static inline int64_t cv_cpu_grain(int64_t row)
     return cv_max(1, 16384 / cv_max(row, 1));
 }
 
-/* c[m, n] (rows ldc apart) = a[m, k] * b[n, k]^T, added to c when `add`. */
-void cv_cpu_gemm_nt(int64_t m, int64_t n, int64_t k, const float *a,
-                    int64_t lda, const float *b, int64_t ldb, float *c,
-                    int64_t ldc, int add);
-/* c[m, n] = a[m, k] * b[k, n], added to c when `add`. */
-void cv_cpu_gemm_nn(int64_t m, int64_t n, int64_t k, const float *a,
-                    int64_t lda, const float *b, int64_t ldb, float *c,
-                    int64_t ldc, int add);
+/* Rows this far apart fall into so few sets of a first-level cache that the
+ * rows a product reads at once throw each other out (measured: a third of the
+ * speed). They are copied to rows that are not. */
+static inline int cv_cpu_bad_step(int64_t floats)
+{
+    return floats % 512 == 0;
+}
+
+/* dst[rows, n] = src, rows dst_row and src_row apart. */
+void cv_cpu_copy_rows(float *dst, int64_t dst_row, const float *src,
+                      int64_t src_row, int64_t rows, int64_t n);
 
 /* The table's entries, by file. */
 

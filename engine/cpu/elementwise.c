@@ -3,7 +3,6 @@
  *
  * SPDX-License-Identifier: BSD-2-Clause
  */
-#include <math.h>
 #include <string.h>
 
 #include "cpu/cpu.h"
@@ -11,6 +10,7 @@
 enum { GRAIN = 16384 };
 
 typedef struct Silu {
+    const CvKernels *kernels;
     const float *x;
     float *out;
 } Silu;
@@ -20,13 +20,12 @@ static void silu_job(void *arg, int64_t first, int64_t last, int worker)
     const Silu *a = arg;
 
     (void)worker;
-    for (int64_t i = first; i < last; i++)
-        a->out[i] = a->x[i] / (1 + expf(-a->x[i]));
+    a->kernels->silu(a->out + first, a->x + first, last - first);
 }
 
 int cv_cpu_silu(CvBackend *b, const CvTensor *out, const CvTensor *x)
 {
-    Silu a = { x->data, out->data };
+    Silu a = { cv_cpu(b)->kernels, x->data, out->data };
 
     cv_cpu_run(cv_cpu(b), cv_elements(x), GRAIN, silu_job, &a);
     return 0;

@@ -2,68 +2,104 @@
  * Linear layers with their epilogues.
  *
  * SPDX-License-Identifier: BSD-2-Clause
+ *
+ * The output is cut into tiles; a tile's product is made in scratch and
+ * finished while it is in cache. Weights are packed (transposed) tile by tile:
+ * that costs a fifteenth of the product for 180 tokens, while BLAS, which packs
+ * x as well, reaches 113 GFLOP/s where this reaches 125 with AVX2 and 230 with
+ * AVX-512 (OpenBLAS 0.3.21, [180, 256] x [1024, 256]^T, one Zen 5 core). So
+ * BLAS serves machines that have no kernels of their own.
  */
-#include <math.h>
-
+#include "config.h"
 #include "cpu/cpu.h"
 
-/* The output is cut into tiles of this many rows and columns. */
-enum { TILE_ROWS = 256, TILE_COLS = 64 };
+#if CV_HAVE_BLAS
+#include <cblas.h>
+#endif
+
+enum {
+    TILE_ROWS = 512, /* tokens of a tile at most */
+    TILE_K = 256,    /* length of the sums that are made at once */
+    BLAS_COLS = 64,  /* columns of a tile that BLAS makes */
+};
 
 typedef struct Linear {
-    CvCpu *cpu;
+    const CvCpu *cpu;
     CvEpilogue epilogue;
     int64_t n, in, out;      /* x [n, in], out [n, out] */
-    int64_t row_tiles;
+    int64_t row_tiles, col_tiles;
+    int64_t cols;            /* of a tile */
+    int copy;                /* rows of x are copied to scratch */
     const float *x, *weight, *bias, *other;
-    const float *gate;       /* row gate_row of the first group */
+    const float *gate;       /* of the first group */
     int64_t group_rows;      /* tokens of a group */
     int64_t group_step;      /* floats from gate to gate */
     float *y;
 } Linear;
 
-static float gelu(float x)
+/* tile[rows, cols] = x weight^T, rows l->cols apart */
+static void product(const Linear *l, float *tile, int64_t row, int64_t rows,
+                    int64_t col, int64_t cols)
 {
-    return 0.5f * x * (1 + tanhf(0.7978845608028654f *
-                                 (x + 0.044715f * x * x * x)));
+    const CvKernels *kernels = l->cpu->kernels;
+    float *packed = tile + TILE_ROWS * l->cols;
+    float *copy = packed + TILE_K * kernels->panel;
+
+    for (int64_t k = 0; k < l->in; k += TILE_K) {
+        int64_t n = cv_min(TILE_K, l->in - k);
+        const float *x = l->x + row * l->in + k;
+        const float *weight = l->weight + col * l->in + k;
+        CvGemm g = { .m = rows, .k = n, .n_parts = 1, .a = &x,
+                     .a_row = l->in, .a_k = 1, .b = packed,
+                     .c_row = l->cols, .add = k > 0 };
+
+        if (l->copy) {
+            g.a_row = TILE_K + 16;
+            cv_cpu_copy_rows(copy, g.a_row, x, l->in, rows, n);
+            x = copy;
+        }
+        for (int64_t j = 0; j < cols; j += kernels->panel) {
+            g.n = cv_min(kernels->panel, cols - j);
+            g.b_row = g.n > kernels->lanes ? kernels->panel : kernels->lanes;
+            g.c = tile + j;
+            kernels->pack(packed, g.b_row, weight + j * l->in, l->in, g.n, n);
+            kernels->gemm(&g);
+        }
+    }
 }
 
-static void finish_row(const Linear *l, int64_t row, int64_t col, int64_t n,
-                       float *tile)
+#if CV_HAVE_BLAS
+static void blas_product(const Linear *l, float *tile, int64_t row,
+                         int64_t rows, int64_t col, int64_t cols)
 {
-    float *y = l->y + row * l->out + col;
-    const float *other = l->other ? l->other + row * l->out + col : NULL;
-    const float *gate;
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)cols,
+                (int)l->in, 1.0f, l->x + row * l->in, (int)l->in,
+                l->weight + col * l->in, (int)l->in, 0.0f, tile,
+                (int)l->cols);
+}
+#endif
 
-    if (l->bias)
-        for (int64_t i = 0; i < n; i++)
-            tile[i] += l->bias[col + i];
-    switch (l->epilogue) {
-    case CV_EPI_NONE:
-        for (int64_t i = 0; i < n; i++)
-            y[i] = tile[i];
-        break;
-    case CV_EPI_GELU:
-        for (int64_t i = 0; i < n; i++)
-            y[i] = gelu(tile[i]);
-        break;
-    case CV_EPI_SILU:
-        for (int64_t i = 0; i < n; i++)
-            y[i] = tile[i] / (1 + expf(-tile[i]));
-        break;
-    case CV_EPI_MUL:
-        for (int64_t i = 0; i < n; i++)
-            y[i] = tile[i] * other[i];
-        break;
-    case CV_EPI_ADD:
-        for (int64_t i = 0; i < n; i++)
-            y[i] = other[i] + tile[i];
-        break;
-    case CV_EPI_GATE_ADD:
-        gate = l->gate + row / l->group_rows * l->group_step + col;
-        for (int64_t i = 0; i < n; i++)
-            y[i] = other[i] + gate[i] * tile[i];
-        break;
+static void finish(const Linear *l, const float *tile, int64_t row,
+                   int64_t rows, int64_t col, int64_t cols)
+{
+    int64_t end = row + rows, next;
+
+    /* Rows of one group at a time. */
+    for (; row < end; tile += (next - row) * l->cols, row = next) {
+        int64_t at = row * l->out + col, group = 0;
+        CvFinish f = { .kind = l->epilogue, .n = cols, .y = l->y + at,
+                       .other = l->other ? l->other + at : NULL,
+                       .y_row = l->out, .x = tile, .x_row = l->cols,
+                       .bias = l->bias ? l->bias + col : NULL };
+
+        next = end;
+        if (l->gate) {
+            group = row / l->group_rows;
+            next = cv_min(end, (group + 1) * l->group_rows);
+            f.gate = l->gate + group * l->group_step + col;
+        }
+        f.rows = next - row;
+        l->cpu->kernels->epilogue(&f);
     }
 }
 
@@ -73,36 +109,44 @@ static void linear_job(void *arg, int64_t first, int64_t last, int worker)
     float *tile = cv_cpu_scratch(l->cpu, worker);
 
     for (int64_t i = first; i < last; i++) {
-        int64_t row = i % l->row_tiles * TILE_ROWS;
-        int64_t col = i / l->row_tiles * TILE_COLS;
-        int64_t rows = cv_min(TILE_ROWS, l->n - row);
-        int64_t cols = cv_min(TILE_COLS, l->out - col);
+        int64_t t = i / l->col_tiles, col = i % l->col_tiles * l->cols;
+        int64_t row = l->n * t / l->row_tiles;
+        int64_t rows = l->n * (t + 1) / l->row_tiles - row;
+        int64_t cols = cv_min(l->cols, l->out - col);
 
-        cv_cpu_gemm_nt(rows, cols, l->in, l->x + row * l->in, l->in,
-                       l->weight + col * l->in, l->in, tile, TILE_COLS, 0);
-        for (int64_t r = 0; r < rows; r++)
-            finish_row(l, row + r, col, cols, tile + r * TILE_COLS);
+#if CV_HAVE_BLAS
+        if (l->cpu->blas)
+            blas_product(l, tile, row, rows, col, cols);
+        else
+#endif
+            product(l, tile, row, rows, col, cols);
+        finish(l, tile, row, rows, col, cols);
     }
 }
 
 int cv_cpu_linear(CvBackend *b, const CvLinear *a)
 {
-    int64_t out = a->weight->dim[0], in = a->weight->dim[1];
-    int64_t n = cv_elements(a->x) / cv_max(in, 1);
+    CvCpu *cpu = cv_cpu(b);
+    int64_t n = a->x->dim[0];
     Linear l = {
-        .cpu = cv_cpu(b), .epilogue = a->epilogue, .n = n, .in = in,
-        .out = out, .row_tiles = (n + TILE_ROWS - 1) / TILE_ROWS,
+        .cpu = cpu, .epilogue = a->epilogue, .n = n, .in = a->x->dim[1],
+        .out = a->weight->dim[0],
+        .row_tiles = (n + TILE_ROWS - 1) / TILE_ROWS,
         .x = a->x->data, .weight = a->weight->data,
         .bias = a->bias ? a->bias->data : NULL,
         .other = a->other ? a->other->data : NULL, .y = a->out->data,
     };
 
+    l.copy = !cpu->blas && n > 4 && cv_cpu_bad_step(l.in);
+    l.cols = cpu->blas ? BLAS_COLS : cpu->kernels->panel;
+    if (l.copy) /* make use of the copy, but leave work for all threads */
+        l.cols *= l.row_tiles * l.out >= 32 * l.cols ? 4 : 2;
+    l.col_tiles = (l.out + l.cols - 1) / l.cols;
     if (a->epilogue == CV_EPI_GATE_ADD) {
-        l.gate = (const float *)a->mod->data + a->gate_row * out;
+        l.gate = (const float *)a->mod->data + a->gate_row * l.out;
         l.group_rows = n / a->mod->dim[0];
-        l.group_step = a->mod->dim[1] * out;
+        l.group_step = a->mod->dim[1] * l.out;
     }
-    cv_cpu_run(l.cpu, l.row_tiles * ((out + TILE_COLS - 1) / TILE_COLS), 1,
-               linear_job, &l);
+    cv_cpu_run(cpu, l.row_tiles * l.col_tiles, 1, linear_job, &l);
     return 0;
 }

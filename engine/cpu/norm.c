@@ -3,15 +3,16 @@
  *
  * SPDX-License-Identifier: BSD-2-Clause
  */
-#include <math.h>
+#include <string.h>
 
 #include "cpu/cpu.h"
 
 typedef struct Norm {
+    const CvKernels *kernels;
     int64_t d;               /* length of a row */
     const float *x;
     float *out;
-    const float *weight, *bias; /* NULL where there is none */
+    const float *weight, *bias; /* one row; bias NULL where there is none */
     const float *scale, *shift; /* rows of the first group */
     int64_t group_rows;      /* rows of a group */
     int64_t group_step;      /* floats from one group's rows to the next's */
@@ -21,18 +22,10 @@ typedef struct Norm {
 
 static void run(CvBackend *b, const CvTensor *x, CvJob job, Norm *n)
 {
-    int64_t rows = cv_elements(x) / cv_max(n->d, 1);
+    int64_t rows = n->d ? cv_elements(x) / n->d : 0;
 
+    n->kernels = cv_cpu(b)->kernels;
     cv_cpu_run(cv_cpu(b), rows, cv_cpu_grain(n->d), job, n);
-}
-
-static double sum_of_squares(const float *x, int64_t n)
-{
-    double sum = 0;
-
-    for (int64_t i = 0; i < n; i++)
-        sum += (double)x[i] * x[i];
-    return sum;
 }
 
 static void rms_job(void *arg, int64_t first, int64_t last, int worker)
@@ -40,15 +33,8 @@ static void rms_job(void *arg, int64_t first, int64_t last, int worker)
     const Norm *n = arg;
 
     (void)worker;
-    for (int64_t row = first; row < last; row++) {
-        const float *x = n->x + row * n->d;
-        float *out = n->out + row * n->d;
-        float r = (float)(1 / sqrt(sum_of_squares(x, n->d) / (double)n->d +
-                                   n->eps));
-
-        for (int64_t i = 0; i < n->d; i++)
-            out[i] = x[i] * r * n->weight[i];
-    }
+    n->kernels->rms_norm(n->out + first * n->d, n->x + first * n->d,
+                         n->weight, last - first, n->d, n->eps);
 }
 
 int cv_cpu_rms_norm(CvBackend *b, const CvTensor *out, const CvTensor *x,
@@ -61,34 +47,17 @@ int cv_cpu_rms_norm(CvBackend *b, const CvTensor *out, const CvTensor *x,
     return 0;
 }
 
-static void layer_norm_job(void *arg, int64_t first, int64_t last, int worker)
+static void modulate_job(void *arg, int64_t first, int64_t last, int worker)
 {
     const Norm *n = arg;
 
     (void)worker;
     for (int64_t row = first; row < last; row++) {
-        const float *x = n->x + row * n->d;
-        float *out = n->out + row * n->d;
-        double mean = 0, var = 0;
-        float m, r;
+        int64_t group = row / n->group_rows * n->group_step;
 
-        for (int64_t i = 0; i < n->d; i++)
-            mean += x[i];
-        mean /= (double)n->d;
-        for (int64_t i = 0; i < n->d; i++)
-            var += (x[i] - mean) * (x[i] - mean);
-        m = (float)mean;
-        r = (float)(1 / sqrt(var / (double)n->d + n->eps));
-        if (n->weight) {
-            for (int64_t i = 0; i < n->d; i++)
-                out[i] = (x[i] - m) * r * n->weight[i] + n->bias[i];
-        } else {
-            int64_t g = row / n->group_rows * n->group_step;
-
-            for (int64_t i = 0; i < n->d; i++)
-                out[i] = (x[i] - m) * r * (1 + n->scale[g + i]) +
-                         n->shift[g + i];
-        }
+        n->kernels->layer_norm(n->out + row * n->d, n->x + row * n->d,
+                               n->scale + group, 1, n->shift + group, n->d,
+                               n->eps);
     }
 }
 
@@ -96,15 +65,25 @@ int cv_cpu_norm_modulate(CvBackend *b, const CvTensor *out, const CvTensor *x,
                          const CvTensor *mod, int shift_row, int scale_row,
                          float eps)
 {
-    int64_t d = mod->dim[2], rows = cv_elements(x) / cv_max(d, 1);
+    int64_t d = mod->dim[2];
     const float *m = mod->data;
     Norm n = { .d = d, .x = x->data, .out = out->data,
                .scale = m + scale_row * d, .shift = m + shift_row * d,
-               .group_rows = rows / mod->dim[0],
+               .group_rows = x->dim[0] / mod->dim[0],
                .group_step = mod->dim[1] * d, .eps = eps };
 
-    run(b, x, layer_norm_job, &n);
+    run(b, x, modulate_job, &n);
     return 0;
+}
+
+static void layer_norm_job(void *arg, int64_t first, int64_t last, int worker)
+{
+    const Norm *n = arg;
+
+    (void)worker;
+    for (int64_t row = first; row < last; row++)
+        n->kernels->layer_norm(n->out + row * n->d, n->x + row * n->d,
+                               n->weight, 0, n->bias, n->d, n->eps);
 }
 
 int cv_cpu_layer_norm(CvBackend *b, const CvTensor *out, const CvTensor *x,
@@ -122,18 +101,8 @@ static void norm_silu_job(void *arg, int64_t first, int64_t last, int worker)
     const Norm *n = arg;
 
     (void)worker;
-    for (int64_t row = first; row < last; row++) {
-        const float *x = n->x + row * n->d;
-        float *out = n->out + row * n->d;
-        double length = sqrt(sum_of_squares(x, n->d));
-        float r = (float)(sqrt((double)n->d) / fmax(length, 1e-12));
-
-        for (int64_t i = 0; i < n->d; i++) {
-            float y = x[i] * r * n->weight[i];
-
-            out[i] = n->silu ? y / (1 + expf(-y)) : y;
-        }
-    }
+    n->kernels->norm_silu(n->out + first * n->d, n->x + first * n->d,
+                          n->weight, last - first, n->d, n->silu);
 }
 
 int cv_cpu_norm_silu(CvBackend *b, const CvTensor *out, const CvTensor *x,
@@ -147,27 +116,12 @@ int cv_cpu_norm_silu(CvBackend *b, const CvTensor *out, const CvTensor *x,
 }
 
 typedef struct QkNormRope {
+    const CvKernels *kernels;
     int64_t heads, d;
     const float *qkv, *norm_q, *norm_k, *rope;
     float *q, *k, *v;
     float eps;
 } QkNormRope;
-
-static void norm_rope_row(const QkNormRope *a, float *out, const float *x,
-                          const float *weight, const float *rope)
-{
-    int64_t width = a->heads * a->d;
-    float r = (float)(1 / sqrt(sum_of_squares(x, width) / (double)width +
-                               a->eps));
-
-    for (int64_t i = 0; i < width; i += 2) {
-        const float *turn = rope + i % a->d;
-        float x0 = x[i] * r * weight[i], x1 = x[i + 1] * r * weight[i + 1];
-
-        out[i] = x0 * turn[0] - x1 * turn[1];
-        out[i + 1] = x0 * turn[1] + x1 * turn[0];
-    }
-}
 
 static void qk_norm_rope_job(void *arg, int64_t first, int64_t last,
                              int worker)
@@ -180,10 +134,12 @@ static void qk_norm_rope_job(void *arg, int64_t first, int64_t last,
         const float *row = a->qkv + t * 3 * width;
         const float *rope = a->rope + t * a->d;
 
-        norm_rope_row(a, a->q + t * width, row, a->norm_q, rope);
-        norm_rope_row(a, a->k + t * width, row + width, a->norm_k, rope);
-        for (int64_t i = 0; i < width; i++)
-            a->v[t * width + i] = row[2 * width + i];
+        a->kernels->norm_rope(a->q + t * width, row, a->norm_q, rope,
+                              a->heads, a->d, a->eps);
+        a->kernels->norm_rope(a->k + t * width, row + width, a->norm_k, rope,
+                              a->heads, a->d, a->eps);
+        memcpy(a->v + t * width, row + 2 * width,
+               (size_t)width * sizeof(*row));
     }
 }
 
@@ -192,6 +148,7 @@ int cv_cpu_qk_norm_rope(CvBackend *b, const CvQkNormRope *a)
     int64_t n = a->out_q->dim[0], heads = a->out_q->dim[1];
     int64_t d = a->out_q->dim[2], start = a->row * heads * d;
     QkNormRope args = {
+        .kernels = cv_cpu(b)->kernels,
         .heads = heads, .d = d, .qkv = a->qkv->data,
         .norm_q = a->norm_q->data, .norm_k = a->norm_k->data,
         .rope = a->rope->data, .q = a->out_q->data,

@@ -1,0 +1,162 @@
+/*
+ * Tests of conv3d: random shapes, and those of the VAE.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ */
+#include <math.h>
+#include <string.h>
+
+#include "ops_test.h"
+
+typedef struct Shape {
+    int64_t t, p, h, w, c, o, kt, kh, kw;
+    int stride_t, stride_s, up;
+    int top, left, bottom, right;
+    int bias, add, in_place;
+} Shape;
+
+static double input_at(const Shape *s, const float *x, const float *history,
+                       int64_t f, int64_t y, int64_t z, int64_t k)
+{
+    if (y < 0 || z < 0 || y >= s->up * s->h || z >= s->up * s->w)
+        return 0;
+    if (f >= s->p) {
+        x += (f - s->p) * s->h * s->w * s->c;
+    } else {
+        x = history + f * s->h * s->w * s->c;
+    }
+    return x[((y / s->up) * s->w + z / s->up) * s->c + k];
+}
+
+static double output_at(const Shape *s, const float *x, const float *history,
+                        const float *weight, int64_t f, int64_t y, int64_t z,
+                        int64_t o)
+{
+    double sum = 0;
+
+    for (int64_t i = 0; i < s->kt; i++)
+        for (int64_t j = 0; j < s->kh; j++)
+            for (int64_t l = 0; l < s->kw; l++)
+                for (int64_t k = 0; k < s->c; k++)
+                    sum += weight[(((o * s->kt + i) * s->kh + j) * s->kw + l) *
+                                  s->c + k] *
+                           input_at(s, x, history, f * s->stride_t + i,
+                                    y * s->stride_s + j - s->top,
+                                    z * s->stride_s + l - s->left, k);
+    return sum;
+}
+
+static void conv_case(Env *e, const Shape *s)
+{
+    int64_t to = (s->p + s->t - s->kt) / s->stride_t + 1;
+    int64_t ho = (s->up * s->h + s->top + s->bottom - s->kh) / s->stride_s + 1;
+    int64_t wo = (s->up * s->w + s->left + s->right - s->kw) / s->stride_s + 1;
+    int64_t taps = s->kt * s->kh * s->kw, size = s->h * s->w * s->c;
+    CvType type = e->b->activation;
+    Buffer *x = INPUT(e, type, 1, s->t, s->h, s->w, s->c);
+    Buffer *history = writable(INPUT(e, type, 1, s->p ? s->p : 1, s->h, s->w,
+                                     s->c));
+    Buffer *weight = INPUT(e, e->b->weight,
+                           sqrt(9.0 / (double)(taps * s->c)), s->o, s->kt,
+                           s->kh, s->kw, s->c);
+    Buffer *bias = INPUT(e, CV_F32, 1, s->o);
+    Buffer *add = INPUT(e, type, 1, to, ho, wo, s->o);
+    Buffer *out = s->add && s->in_place ? writable(add)
+                                        : OUTPUT(e, type, to, ho, wo, s->o);
+    double *expected = make_doubles(e, to * ho * wo * s->o), *y = expected;
+    double *kept = make_doubles(e, (s->p ? s->p : 1) * size);
+    const float *a = add->host;
+    CvConv3d args = {
+        .out = &out->t, .x = &x->t, .history = s->p ? &history->t : NULL,
+        .weight = &weight->t, .bias = s->bias ? &bias->t : NULL,
+        .add = s->add ? &add->t : NULL, .stride_t = s->stride_t,
+        .stride_s = s->stride_s, .up = s->up, .pad_top = s->top,
+        .pad_left = s->left, .pad_bottom = s->bottom, .pad_right = s->right,
+    };
+
+    for (int64_t f = 0; f < to; f++)
+        for (int64_t i = 0; i < ho; i++)
+            for (int64_t j = 0; j < wo; j++)
+                for (int64_t o = 0; o < s->o; o++)
+                    *y++ = output_at(s, x->host, history->host, weight->host,
+                                     f, i, j, o) +
+                           (s->bias ? bias->host[o] : 0) +
+                           (s->add ? *a++ : 0);
+    for (int64_t f = 0; f < s->p; f++)
+        for (int64_t i = 0; i < size; i++)
+            kept[f * size + i] = f + s->t < s->p
+                ? history->host[(f + s->t) * size + i]
+                : x->host[(f + s->t - s->p) * size + i];
+    called(e, cv_conv3d(e->b, &args), "conv3d");
+    compare(e, out, expected, "conv3d %lld+%lldx%lldx%lldx%lld -> %lld, kernel"
+            " %lldx%lldx%lld, stride %d %d, up %d, pads %d %d %d %d, bias %d, "
+            "add %d", (long long)s->p, (long long)s->t, (long long)s->h,
+            (long long)s->w, (long long)s->c, (long long)s->o,
+            (long long)s->kt, (long long)s->kh, (long long)s->kw, s->stride_t,
+            s->stride_s, s->up, s->top, s->left, s->bottom, s->right, s->bias,
+            s->add);
+    if (s->p)
+        compare(e, history, kept, "history of %lld after %lld frames",
+                (long long)s->p, (long long)s->t);
+    else
+        history->constant = 1;
+    end_case(e);
+}
+
+void test_conv3d(Env *e)
+{
+    for (int i = 0; i < 150; i++) {
+        Shape s = {
+            .t = PICK(e, 1, 1, 2, 3, 4), .p = PICK(e, 0, 1, 2, 2, 3),
+            .h = random_int(e, 1, 9), .w = PICK(e, 1, 2, 3, 8, 14, 15, 16, 17,
+                                                31, 40),
+            .c = PICK(e, 1, 3, 4, 8, 12, 16, 17, 40),
+            .o = PICK(e, 1, 2, 3, 7, 12, 16, 17, 24, 33, 64),
+            .kt = PICK(e, 1, 1, 2, 3, 3), .kh = PICK(e, 1, 2, 3, 3),
+            .kw = PICK(e, 1, 2, 3, 3, 5),
+            .stride_t = (int)PICK(e, 1, 1, 2),
+            .stride_s = (int)PICK(e, 1, 1, 2, 3),
+            .up = (int)PICK(e, 1, 1, 2), .top = (int)random_int(e, 0, 2),
+            .left = (int)random_int(e, 0, 2),
+            .bottom = (int)random_int(e, 0, 2),
+            .right = (int)random_int(e, 0, 2),
+            .bias = (int)random_int(e, 0, 1), .add = (int)random_int(e, 0, 1),
+            .in_place = (int)random_int(e, 0, 1),
+        };
+
+        if (s.p + s.t < s.kt || s.up * s.h + s.top + s.bottom < s.kh ||
+            s.up * s.w + s.left + s.right < s.kw)
+            continue;
+        conv_case(e, &s);
+    }
+}
+
+/* Convolutions as the VAE has them; sizes are small, channels are not. */
+void test_conv3d_vae(Env *e)
+{
+    static const Shape shapes[] = {
+        /* causal 3x3x3, also with one channel in and with the head's 3 out */
+        { 2, 2, 6, 33, 16, 16, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1 },
+        { 1, 2, 5, 20, 96, 96, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0 },
+        { 4, 2, 5, 37, 96, 3, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0 },
+        { 1, 2, 7, 19, 3, 96, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0 },
+        { 1, 2, 4, 6, 384, 384, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0 },
+        /* doubled, then 3x3 */
+        { 2, 0, 6, 21, 32, 16, 1, 3, 3, 1, 1, 2, 1, 1, 1, 1, 1, 0, 0 },
+        { 1, 0, 5, 9, 192, 96, 1, 3, 3, 1, 1, 2, 1, 1, 1, 1, 1, 0, 0 },
+        /* time only, and halved in time and in space */
+        { 3, 2, 4, 13, 48, 96, 3, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 0, 0 },
+        { 4, 1, 4, 13, 48, 48, 3, 1, 1, 2, 1, 1, 0, 0, 0, 0, 1, 0, 0 },
+        { 2, 0, 12, 34, 24, 24, 1, 3, 3, 1, 2, 1, 0, 0, 1, 1, 1, 0, 0 },
+        /* pointwise, with a residual; one of the latent */
+        { 3, 0, 5, 17, 32, 64, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 0 },
+        { 1, 0, 4, 9, 16, 16, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 0, 0 },
+        /* history longer than what comes */
+        { 1, 3, 3, 5, 8, 8, 4, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0 },
+        /* more than fits a tile of patches */
+        { 1, 2, 2, 40, 1100, 5, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0 },
+    };
+
+    for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++)
+        conv_case(e, &shapes[i]);
+}

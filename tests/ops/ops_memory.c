@@ -1,0 +1,186 @@
+/*
+ * Tests of upload from every number format, download, zero and copy.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ops_test.h"
+
+typedef struct Format {
+    CvType type;
+    int bytes, exponent, mantissa; /* bits; 0: a C type */
+    int has_infinity;
+} Format;
+
+static const Format formats[] = {
+    { CV_F32, 4, 8, 23, 1 }, { CV_F64, 8, 11, 52, 1 },
+    { CV_F16, 2, 5, 10, 1 }, { CV_BF16, 2, 8, 7, 1 },
+    { CV_F8_E4M3, 1, 4, 3, 0 }, { CV_F8_E5M2, 1, 5, 2, 1 },
+};
+enum { N_FORMATS = sizeof(formats) / sizeof(formats[0]) };
+
+/* The value of a bit pattern by the definition of its format; NaN and
+ * infinities give NaN. */
+static double decode(const Format *f, uint64_t bits)
+{
+    uint64_t top = (1u << f->exponent) - 1;
+    uint64_t e = bits >> f->mantissa & top;
+    uint64_t m = bits & (((uint64_t)1 << f->mantissa) - 1);
+    double sign = bits >> (f->exponent + f->mantissa) & 1 ? -1 : 1;
+    double fraction = (double)m / (double)((uint64_t)1 << f->mantissa);
+    int bias = (1 << (f->exponent - 1)) - 1;
+
+    if (e == top && (f->has_infinity ||
+                     m == ((uint64_t)1 << f->mantissa) - 1))
+        return NAN;
+    if (e == 0)
+        return sign * fraction * pow(2, 1 - bias);
+    return sign * (1 + fraction) * pow(2, (double)e - bias);
+}
+
+static uint64_t random_pattern(Env *e, const Format *f, int64_t i, int all)
+{
+    uint64_t bits = all ? (uint64_t)i : random_bits(e);
+
+    if (f->type == CV_F64) /* mostly within the range of float32 */
+        bits = (bits & 0x800fffffffffffffu) |
+               (uint64_t)random_int(e, 1023 - 126, 1023 + 126) << 52;
+    return bits;
+}
+
+static void store(uint8_t *dst, const Format *f, uint64_t bits)
+{
+    for (int i = 0; i < f->bytes; i++)
+        dst[i] = (uint8_t)(bits >> 8 * i); /* files are little endian */
+}
+
+/* What the backend holds after an upload; CUDA rounds to its types. */
+static double rounding(const Env *e, const Buffer *buf)
+{
+    (void)e;
+    return buf->t.type == CV_F32 ? 0x1p-24 : 0x1p-8;
+}
+
+static void upload_case(Env *e, const Format *f, CvType to)
+{
+    /* Every pattern where there are few; at an odd address. */
+    int all = f->bytes <= 2;
+    int64_t n = all ? (int64_t)1 << 8 * f->bytes : 70001;
+    Buffer *dst = OUTPUT(e, to, n);
+    uint8_t *src = malloc((size_t)(n * f->bytes) + 1);
+    double *expected = make_doubles(e, n);
+
+    if (!src) {
+        fail(e, "out of memory");
+        return;
+    }
+    for (int64_t i = 0; i < n; i++) {
+        uint64_t bits = random_pattern(e, f, i, all);
+
+        if (isnan(decode(f, bits)) || fabs(decode(f, bits)) > 3e38)
+            bits = 1; /* the smallest number */
+        store(src + 1 + i * f->bytes, f, bits);
+        expected[i] = decode(f, bits);
+    }
+    called(e, cv_upload(e->b, &dst->t, src + 1, f->type), "upload");
+    called(e, cv_download(e->b, dst->host, &dst->t), "download");
+    e->cases++;
+    for (int64_t i = 0; i < n; i++) {
+        double error = fabs(dst->host[i] - expected[i]);
+
+        if (!(error <= rounding(e, dst) * fabs(expected[i]) + 0x1p-150)) {
+            fail(e, "upload from %s: element %lld is %.9g, expected %.17g",
+                 cv_type_name(f->type), (long long)i, dst->host[i],
+                 expected[i]);
+            break;
+        }
+    }
+    add_to_hash(e, dst->host, (size_t)n * sizeof(float));
+    free(src);
+    end_case(e);
+}
+
+void test_upload(Env *e)
+{
+    static const int32_t ints[5] = { 0, -1, INT32_MAX, INT32_MIN, 7 };
+    Buffer *dst;
+
+    for (int i = 0; i < N_FORMATS; i++) {
+        upload_case(e, &formats[i], CV_F32);
+        if (e->b->activation != CV_F32)
+            upload_case(e, &formats[i], e->b->activation);
+    }
+    dst = make_ids(e, 5, 3);
+    called(e, cv_upload(e->b, &dst->t, ints, CV_I32), "upload of integers");
+    e->cases++;
+    if (e->b->activation == CV_F32 && memcmp(dst->t.data, ints, sizeof(ints)))
+        fail(e, "upload of integers changed them");
+    end_case(e);
+}
+
+void test_upload_refuses(Env *e)
+{
+    for (int i = 0; i < 60; i++) {
+        const Format *f = &formats[i % N_FORMATS];
+        int64_t n = PICK(e, 1, 5, 1000, 70001), at = random_int(e, 0, n - 1);
+        Buffer *dst = OUTPUT(e, CV_F32, n);
+        uint8_t *src = calloc((size_t)n, (size_t)f->bytes);
+        uint64_t exponent = (((uint64_t)1 << f->exponent) - 1) << f->mantissa;
+        uint64_t ones = ((uint64_t)1 << f->mantissa) - 1, bits;
+        int err;
+
+        if (!src) {
+            fail(e, "out of memory");
+            return;
+        }
+        bits = exponent | (f->has_infinity && i % 2 ? 0 : ones);
+        if (i / 6 % 2)
+            bits |= (uint64_t)1 << (f->exponent + f->mantissa);
+        if (f->type == CV_F64 && i % 4 == 1) /* infinite as float32 */
+            bits = (uint64_t)(1023 + 128) << 52;
+        store(src + at * f->bytes, f, bits);
+        err = cv_upload(e->b, &dst->t, src, f->type);
+        e->cases++;
+        if (err != CAUSVID_ERR(EILSEQ))
+            fail(e, "upload of %s with pattern %llx at %lld of %lld gave %d, "
+                 "expected EILSEQ", cv_type_name(f->type),
+                 (unsigned long long)bits, (long long)at, (long long)n, err);
+        free(src);
+        end_case(e);
+    }
+}
+
+void test_memory(Env *e)
+{
+    for (int i = 0; i < 6; i++) {
+        int64_t n = PICK(e, 1, 100, 5001);
+        CvType type = i % 2 ? CV_F32 : e->b->activation;
+        Buffer *x = INPUT(e, type, 1, n), *y = OUTPUT(e, type, n);
+        double *expected = make_doubles(e, n), *zeros = make_doubles(e, n);
+        void *data = NULL;
+
+        for (int64_t j = 0; j < n; j++)
+            expected[j] = x->host[j];
+        called(e, cv_copy(e->b, &y->t, &x->t), "copy");
+        compare(e, y, expected, "copy of %lld", (long long)n);
+        called(e, cv_zero(e->b, &y->t), "zero");
+        compare(e, y, zeros, "zero of %lld", (long long)n);
+        called(e, e->b->ops->alloc(e->b, (size_t)n, &data), "alloc");
+        if (!data || (uintptr_t)data % 64)
+            fail(e, "alloc of %lld bytes is not aligned", (long long)n);
+        e->b->ops->release(e->b, data);
+        end_case(e);
+    }
+    /* More than any machine has. */
+    {
+        void *data = &data;
+
+        e->cases++;
+        if (e->b->ops->alloc(e->b, SIZE_MAX / 2, &data) !=
+            CAUSVID_ERR(ENOMEM))
+            fail(e, "alloc of half the address space did not give ENOMEM");
+    }
+}

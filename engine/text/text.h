@@ -27,9 +27,9 @@ void cv_tokenizer_close(CvTokenizer **tokenizer);
 /* Ids that the model may give: pieces, or pieces plus the 300 sentinels. */
 int64_t cv_tokenizer_size(const CvTokenizer *tokenizer);
 /* Say how many rows the text encoder's table has (cv_umt5_vocab()), so that no
- * id lies outside: the sentinels "<extra_id_N>" are tokens only where all 300
- * fit behind the pieces (as when this was not called), and are text elsewhere.
- * EILSEQ when not even the pieces fit. */
+ * id lies outside: the sentinels "<extra_id_N>" are tokens where all 300 fit
+ * behind the pieces, and are text elsewhere and until this is called. EILSEQ
+ * when not even the pieces fit. */
 int cv_tokenizer_fit(CvTokenizer *tokenizer, int64_t rows, CvLog *log);
 /* Ids of a cleaned text with </s> at the end. At most CV_MAX_TOKENS are
  * written, the last being </s>; *n_tokens is the count before truncation. */

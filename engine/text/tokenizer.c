@@ -96,7 +96,6 @@ int cv_tokenizer_open(CvTokenizer **tokenizer, const char *path, CvLog *log)
         *longest = piece_bytes > *longest ? piece_bytes : *longest;
     }
     t->unknown_score = worst - UNKNOWN_PENALTY;
-    t->sentinels = 1;
     cv_log(log, CAUSVID_LOG_VERBOSE, "tokenizer %s: %d pieces", path,
            (int)t->n_pieces);
     free(model);

@@ -6,7 +6,7 @@
  * With an argument: compares with the vectors of that file instead; see
  * data/make_clean.py.
  */
-#include "tap.h"
+#include "../tap.h"
 #include "text/text.h"
 #include "vectors.h"
 

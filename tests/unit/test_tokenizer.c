@@ -11,7 +11,7 @@
 #define _POSIX_C_SOURCE 200809L
 #include <unistd.h>
 
-#include "tap.h"
+#include "../tap.h"
 #include "text/spiece.h"
 #include "text/text.h"
 #include "vectors.h"
@@ -79,7 +79,7 @@ static void test_vectors(CvTokenizer *tokenizer, FILE *file, int clean,
 static void test_sizes(CvTokenizer *t, CvLog *log)
 {
     int32_t ids[CV_MAX_TOKENS];
-    const int64_t pieces = cv_tokenizer_size(t) - 300;
+    const int64_t pieces = cv_tokenizer_size(t) - 300; /* fitted by main() */
     int64_t n;
     int inside = 1;
 
@@ -116,8 +116,8 @@ static int open_bytes(const void *data, size_t n, CvLog *log)
         tap_bail("cannot write %s", temporary);
     err = cv_tokenizer_open(&t, temporary, log);
     if (err == 0) {
-        err = cv_tokenizer_encode(t, "a red <s>circle!!! \xe7\x94\xbb", ids,
-                                  &count, log);
+        err = cv_tokenizer_encode(t, "a red <s>circle!!! <extra_id_3>"
+                                  "\xe7\x94\xbb", ids, &count, log);
         for (int64_t i = 0; err == 0 && i < count; i++)
             if (ids[i] < 0 || ids[i] >= cv_tokenizer_size(t))
                 err = -1;
@@ -246,7 +246,8 @@ static void test_umt5(CvLog *log)
         return;
     if (!(file = vectors_open("umt5.tsv")))
         tap_bail("cannot read umt5.tsv");
-    ok(cv_tokenizer_size(t) == 256300, "it has 256300 ids");
+    ok(cv_tokenizer_fit(t, 256384, log) == 0 && cv_tokenizer_size(t) == 256300,
+       "it has 256300 ids");
     test_vectors(t, file, 1, "UMT5", log);
     fclose(file);
     cv_tokenizer_close(&t);
@@ -259,6 +260,7 @@ int main(int argc, char **argv)
     CvLog log;
     CvTokenizer *t;
     FILE *file = argc > 1 ? fopen(argv[1], "r") : vectors_open("tokenizer.tsv");
+    int64_t pieces;
     int fd;
 
     if (!file)
@@ -268,6 +270,9 @@ int main(int argc, char **argv)
        "the test vocabulary opens");
     if (!t)
         tap_bail("%s", message);
+    pieces = cv_tokenizer_size(t);
+    ok(cv_tokenizer_fit(t, pieces + 300, &log) == 0 &&
+       cv_tokenizer_size(t) == pieces + 300, "the sentinels fit");
     test_vectors(t, file, 0, "test vocabulary", &log);
     fclose(file);
     if (argc < 2) {

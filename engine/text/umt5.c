@@ -1,0 +1,421 @@
+/*
+ * The UMT5 encoder: token ids to text embeddings.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ *
+ * All sizes are those of the tensors; config.json gives the epsilon and is
+ * held against the rest. Numerics: checkpoints.md 5. Source: Wan2.1
+ * wan/modules/t5.py.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "text.h"
+#include "weights/files.h"
+
+#define MAX_SIZE (1 << 24) /* of any dimension; products fit into int64_t */
+
+typedef struct Layer {
+    CvTensor norm1, norm2;  /* float32 [dim] */
+    CvTensor q, k, v;       /* W [inner, dim] */
+    CvTensor o;             /* W [dim, inner] */
+    CvTensor positions;     /* float32 [buckets, heads]; each layer has one */
+    CvTensor gate, up;      /* W [ffn, dim] */
+    CvTensor down;          /* W [dim, ffn] */
+} Layer;
+
+struct CvUmt5 {
+    CvArena arena;          /* of the weights */
+    int64_t vocab, dim, ffn, inner, heads, buckets;
+    int64_t n_layers;
+    float eps;
+    CvTensor embedding;     /* W [vocab, dim] */
+    CvTensor norm;          /* float32 [dim] */
+    Layer *layers;
+    char description[200];
+};
+
+/* ---- sizes ---- */
+
+/* The two dimensions of a tensor that must exist. */
+static int read_dims(CvWeights *weights, const char *name, int64_t *rows,
+                     int64_t *columns, CvLog *log)
+{
+    const CvEntry *entry = cv_weights_find(weights, "%s", name);
+    const CvTensor *t = entry ? &entry->tensor : NULL;
+    char text[CV_SHAPE_TEXT];
+
+    if (!entry)
+        return cv_fail(log, EILSEQ, "'%s': tensor '%s' is missing: the file "
+                       "is incomplete or no UMT5 encoder",
+                       cv_weights_path(weights), name);
+    if (t->n_dims != 2 || t->dim[0] < 1 || t->dim[0] > MAX_SIZE ||
+        t->dim[1] < 1 || t->dim[1] > MAX_SIZE)
+        return cv_fail(log, EILSEQ, "'%s': tensor '%s' is %s, expected 2 "
+                       "dimensions from 1 to %d", entry->file, entry->stored,
+                       cv_shape_text(text, t), MAX_SIZE);
+    *rows    = t->dim[0];
+    *columns = t->dim[1];
+    return 0;
+}
+
+static int read_sizes(CvUmt5 *u, CvWeights *weights, CvLog *log)
+{
+    int64_t columns;
+    int err;
+
+    if ((err = read_dims(weights, "token_embedding.weight", &u->vocab,
+                         &u->dim, log)) < 0 ||
+        (err = read_dims(weights, "blocks.0.attn.q.weight", &u->inner,
+                         &columns, log)) < 0 ||
+        (err = read_dims(weights, "blocks.0.pos_embedding.embedding.weight",
+                         &u->buckets, &u->heads, log)) < 0 ||
+        (err = read_dims(weights, "blocks.0.ffn.gate.0.weight", &u->ffn,
+                         &columns, log)) < 0)
+        return err;
+    if (u->inner % u->heads)
+        return cv_fail(log, EILSEQ, "'%s': %" PRId64 " heads do not divide "
+                       "the %" PRId64 " rows of blocks.0.attn.q.weight",
+                       cv_weights_path(weights), u->heads, u->inner);
+    if (u->buckets < 4 || u->buckets % 4)
+        return cv_fail(log, EILSEQ, "'%s': the position tables have %" PRId64
+                       " rows, expected a multiple of 4 (UMT5 has 32)",
+                       cv_weights_path(weights), u->buckets);
+    /* Layers behind a gap stay unused, which cv_load_finish() refuses. */
+    while (cv_weights_find(weights, "blocks.%" PRId64 ".norm1.weight",
+                           u->n_layers))
+        u->n_layers++;
+    if (!u->n_layers)
+        return cv_fail(log, EILSEQ, "'%s': tensor 'blocks.0.norm1.weight' is "
+                       "missing: the file is incomplete",
+                       cv_weights_path(weights));
+    return 0;
+}
+
+/* A string key that must be absent or have one value. */
+static int check_string(const cJSON *json, const char *path, const char *key,
+                        const char *expected, CvLog *log)
+{
+    char found[64] = "";
+    int err = cv_json_string(json, path, key, found, sizeof(found), log);
+
+    if (err < 0 || !*found || !strcmp(found, expected))
+        return err;
+    return cv_fail(log, ENOSYS, "'%s': \"%s\" is \"%s\", which is not "
+                   "supported; expected \"%s\": a UMT5 encoder", path, key,
+                   found, expected);
+}
+
+static int check_config(CvUmt5 *u, const char *path, CvLog *log)
+{
+    const struct {
+        const char *key;
+        int64_t value;
+    } sizes[] = {
+        { "vocab_size", u->vocab },
+        { "d_model", u->dim },
+        { "d_ff", u->ffn },
+        { "d_kv", u->inner / u->heads },
+        { "num_heads", u->heads },
+        { "num_layers", u->n_layers },
+        { "relative_attention_num_buckets", u->buckets },
+    };
+    int64_t value, distance = 128;
+    double eps = (double)u->eps;
+    int gated = 1, err;
+    cJSON *json;
+
+    if (!path || !*path)
+        return 0;
+    if ((err = cv_json_read(&json, path, log)) < 0)
+        return err;
+    if (!cJSON_IsObject(json)) {
+        err = cv_fail(log, EILSEQ, "'%s': expected a JSON object with the text "
+                      "encoder's sizes", path);
+        goto end;
+    }
+    if ((err = check_string(json, path, "model_type", "umt5", log)) < 0 ||
+        (err = check_string(json, path, "feed_forward_proj", "gated-gelu",
+                            log)) < 0 ||
+        (err = check_string(json, path, "dense_act_fn", "gelu_new",
+                            log)) < 0 ||
+        (err = cv_json_bool(json, path, "is_gated_act", &gated, log)) < 0 ||
+        (err = cv_json_int(json, path, "relative_attention_max_distance", 1,
+                           MAX_SIZE, &distance, log)) < 0 ||
+        (err = cv_json_number(json, path, "layer_norm_epsilon", 1e-12, 1e-2,
+                              &eps, log)) < 0)
+        goto end;
+    if (!gated || distance != 128) {
+        err = cv_fail(log, ENOSYS, "'%s': \"%s\" is not supported; expected "
+                      "%s, as UMT5 has", path, gated ?
+                      "relative_attention_max_distance" : "is_gated_act",
+                      gated ? "128" : "true");
+        goto end;
+    }
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        value = sizes[i].value;
+        if ((err = cv_json_int(json, path, sizes[i].key, 1, MAX_SIZE, &value,
+                               log)) < 0)
+            goto end;
+        if (value != sizes[i].value) {
+            err = cv_fail(log, EILSEQ, "'%s': \"%s\" is %" PRId64 ", but the "
+                          "weights have %" PRId64 ": config and weights are "
+                          "of different models", path, sizes[i].key, value,
+                          sizes[i].value);
+            goto end;
+        }
+    }
+    u->eps = (float)eps;
+
+end:
+    cJSON_Delete(json);
+    return err;
+}
+
+/* ---- loading ---- */
+
+static int load_layer(CvUmt5 *u, CvLoader *loader, int64_t number)
+{
+    Layer *layer = &u->layers[number];
+    const CvType w = loader->backend->weight;
+    const struct {
+        CvTensor *t;
+        const char *name;
+        CvTensor shape;
+    } tensors[] = {
+        { &layer->norm1, "norm1", CV_TENSOR(NULL, CV_F32, u->dim) },
+        { &layer->q, "attn.q", CV_TENSOR(NULL, w, u->inner, u->dim) },
+        { &layer->k, "attn.k", CV_TENSOR(NULL, w, u->inner, u->dim) },
+        { &layer->v, "attn.v", CV_TENSOR(NULL, w, u->inner, u->dim) },
+        { &layer->o, "attn.o", CV_TENSOR(NULL, w, u->dim, u->inner) },
+        { &layer->positions, "pos_embedding.embedding",
+          CV_TENSOR(NULL, CV_F32, u->buckets, u->heads) },
+        { &layer->norm2, "norm2", CV_TENSOR(NULL, CV_F32, u->dim) },
+        { &layer->gate, "ffn.gate.0", CV_TENSOR(NULL, w, u->ffn, u->dim) },
+        { &layer->up, "ffn.fc1", CV_TENSOR(NULL, w, u->ffn, u->dim) },
+        { &layer->down, "ffn.fc2", CV_TENSOR(NULL, w, u->dim, u->ffn) },
+    };
+    int err = cv_aborted(loader->log);
+
+    for (size_t i = 0; i < sizeof(tensors) / sizeof(tensors[0]) && !err; i++) {
+        *tensors[i].t = tensors[i].shape;
+        err = cv_load(loader, tensors[i].t, CV_LOAD_AS_IS,
+                      "blocks.%" PRId64 ".%s.weight", number, tensors[i].name);
+    }
+    return err;
+}
+
+/* Everything; run once while the arena plans and once for real. */
+static int load_all(CvUmt5 *u, CvLoader *loader)
+{
+    int err;
+
+    u->embedding = CV_TENSOR(NULL, loader->backend->weight, u->vocab, u->dim);
+    u->norm      = CV_TENSOR(NULL, CV_F32, u->dim);
+    if ((err = cv_load(loader, &u->embedding, CV_LOAD_AS_IS,
+                       "token_embedding.weight")) < 0 ||
+        (err = cv_load(loader, &u->norm, CV_LOAD_AS_IS, "norm.weight")) < 0)
+        return err;
+    for (int64_t i = 0; i < u->n_layers && !err; i++)
+        err = load_layer(u, loader, i);
+    return err;
+}
+
+static void describe(CvUmt5 *u, const CvWeights *weights)
+{
+    const int64_t layer = u->dim * (4 * u->inner + 3 * u->ffn + 2) +
+                          u->buckets * u->heads;
+    const double parameters = (double)(u->vocab + 1) * (double)u->dim +
+                              (double)u->n_layers * (double)layer;
+    char types[64];
+
+    cv_weights_types(weights, types, sizeof(types));
+    snprintf(u->description, sizeof(u->description),
+             "UMT5 encoder, %" PRId64 " layers, width %" PRId64 ", %" PRId64
+             " heads of %" PRId64 ", ffn %" PRId64 ", %" PRId64 " tokens, "
+             "%.4g M parameters, %s, %s names", u->n_layers, u->dim, u->heads,
+             u->inner / u->heads, u->ffn, u->vocab, parameters * 1e-6, types,
+             cv_weights_layout(weights));
+}
+
+int cv_umt5_open(CvUmt5 **umt5, CvBackend *backend, const char *path,
+                 const char *config_path, CvLog *log)
+{
+    CvUmt5 *u = calloc(1, sizeof(*u));
+    CvLoader loader = { .backend = backend, .log = log };
+    int err;
+
+    *umt5 = NULL;
+    if (!u)
+        return cv_fail_memory(log, sizeof(*u), "the text encoder");
+    u->eps = 1e-6f;
+    loader.arena = &u->arena;
+    if ((err = cv_weights_open(&loader.weights, path, log)) < 0 ||
+        (err = cv_weights_canonical(loader.weights, CV_KIND_TEXT_ENCODER,
+                                    log)) < 0 ||
+        (err = read_sizes(u, loader.weights, log)) < 0 ||
+        (err = check_config(u, config_path, log)) < 0)
+        goto fail;
+    u->layers = calloc((size_t)u->n_layers, sizeof(*u->layers));
+    if (!u->layers) {
+        err = cv_fail_memory(log, (uint64_t)u->n_layers * sizeof(*u->layers),
+                             "the text encoder's layers");
+        goto fail;
+    }
+    cv_arena_plan(&u->arena, backend);
+    err = load_all(u, &loader);
+    backend->planning = 0;
+    /* Before the memory is taken: a wrong file is refused at once. */
+    if (err < 0 ||
+        (err = cv_load_finish(&loader)) < 0 ||
+        (err = cv_arena_take(&u->arena, log, "the text encoder's "
+                             "weights")) < 0 ||
+        (err = load_all(u, &loader)) < 0 ||
+        (err = cv_finish(backend)) < 0)
+        goto fail;
+    describe(u, loader.weights);
+    cv_weights_close(&loader.weights);
+    *umt5 = u;
+    return 0;
+
+fail:
+    cv_weights_close(&loader.weights);
+    cv_umt5_close(&u);
+    return err;
+}
+
+void cv_umt5_close(CvUmt5 **umt5)
+{
+    if (!*umt5)
+        return;
+    cv_arena_free(&(*umt5)->arena);
+    free((*umt5)->layers);
+    free(*umt5);
+    *umt5 = NULL;
+}
+
+int64_t cv_umt5_dim(const CvUmt5 *umt5)
+{
+    return umt5->dim;
+}
+
+int64_t cv_umt5_vocab(const CvUmt5 *umt5)
+{
+    return umt5->vocab;
+}
+
+size_t cv_umt5_bytes(const CvUmt5 *umt5)
+{
+    return umt5->arena.size;
+}
+
+const char *cv_umt5_describe(const CvUmt5 *umt5)
+{
+    return umt5->description;
+}
+
+/* ---- forward ---- */
+
+/* What the layers write over. */
+typedef struct Scratch {
+    CvTensor bias;       /* float32 [heads, n, n] */
+    CvTensor h;          /* A [n, dim] */
+    CvTensor q, k, v, a; /* A [n, inner] */
+    CvTensor ffn;        /* A [n, ffn] */
+} Scratch;
+
+static int take_scratch(const CvUmt5 *u, CvRun *run, Scratch *s, int64_t n)
+{
+    const CvType a = run->backend->activation;
+    CvTensor *tensors[] = { &s->bias, &s->h, &s->q, &s->k, &s->v, &s->a,
+                            &s->ffn };
+    int err = 0;
+
+    s->bias = CV_TENSOR(NULL, CV_F32, u->heads, n, n);
+    s->h    = CV_TENSOR(NULL, a, n, u->dim);
+    s->q    = s->k = s->v = s->a = CV_TENSOR(NULL, a, n, u->inner);
+    s->ffn  = CV_TENSOR(NULL, a, n, u->ffn);
+    for (size_t i = 0; i < sizeof(tensors) / sizeof(tensors[0]) && !err; i++)
+        err = cv_arena_tensor(run->arena, tensors[i]);
+    return err;
+}
+
+static int linear(CvRun *run, const CvTensor *out, const CvTensor *x,
+                  const CvTensor *weight, CvEpilogue epilogue)
+{
+    const CvLinear args = { .out = out, .x = x, .weight = weight,
+                            .epilogue = epilogue,
+                            .other = epilogue >= CV_EPI_MUL ? out : NULL };
+
+    return cv_linear(run->backend, &args);
+}
+
+static int attention(const CvUmt5 *u, CvRun *run, const Layer *layer,
+                     Scratch *s, const CvTensor *x)
+{
+    const int64_t n = x->dim[0], size = u->inner / u->heads;
+    const CvTensor q = CV_RESHAPE(s->q, n, u->heads, size);
+    const CvTensor k = CV_RESHAPE(s->k, n, u->heads, size);
+    const CvTensor v = CV_RESHAPE(s->v, n, u->heads, size);
+    const CvTensor a = CV_RESHAPE(s->a, n, u->heads, size);
+    /* T5 puts no 1 / sqrt(size) before its softmax. */
+    const CvAttention args = { .out = &a, .q = &q, .k = &k, .v = &v,
+                               .bias = &s->bias, .scale = 1,
+                               .last_repeats = 1 };
+    int err;
+
+    if ((err = cv_rms_norm(run->backend, &s->h, x, &layer->norm1,
+                           u->eps)) < 0 ||
+        (err = linear(run, &s->q, &s->h, &layer->q, CV_EPI_NONE)) < 0 ||
+        (err = linear(run, &s->k, &s->h, &layer->k, CV_EPI_NONE)) < 0 ||
+        (err = linear(run, &s->v, &s->h, &layer->v, CV_EPI_NONE)) < 0 ||
+        (err = cv_t5_bias(run->backend, &s->bias, &layer->positions)) < 0 ||
+        (err = cv_attention(run->backend, &args)) < 0)
+        return err;
+    return linear(run, x, &s->a, &layer->o, CV_EPI_ADD);
+}
+
+/* x += down(up(norm(x)) * gelu(gate(norm(x)))) */
+static int feed_forward(const CvUmt5 *u, CvRun *run, const Layer *layer,
+                        Scratch *s, const CvTensor *x)
+{
+    int err;
+
+    if ((err = cv_rms_norm(run->backend, &s->h, x, &layer->norm2,
+                           u->eps)) < 0 ||
+        (err = linear(run, &s->ffn, &s->h, &layer->gate, CV_EPI_GELU)) < 0 ||
+        (err = linear(run, &s->ffn, &s->h, &layer->up, CV_EPI_MUL)) < 0)
+        return err;
+    return linear(run, x, &s->ffn, &layer->down, CV_EPI_ADD);
+}
+
+int cv_umt5_forward(CvUmt5 *umt5, CvRun *run, const CvTensor *out,
+                    const CvTensor *ids)
+{
+    const size_t mark = cv_arena_mark(run->arena);
+    Scratch s;
+    int err;
+
+    /* `out` is the residual stream until the last norm. */
+    if ((err = take_scratch(umt5, run, &s, ids->dim[0])) < 0 ||
+        (err = cv_embed(run->backend, out, &umt5->embedding, ids)) < 0)
+        goto end;
+    for (int64_t i = 0; i < umt5->n_layers; i++) {
+        const Layer *layer = &umt5->layers[i];
+
+        if ((err = cv_aborted(run->log)) < 0 ||
+            (err = attention(umt5, run, layer, &s, out)) < 0 ||
+            (err = feed_forward(umt5, run, layer, &s, out)) < 0)
+            goto end;
+    }
+    if ((err = cv_rms_norm(run->backend, &s.h, out, &umt5->norm,
+                           umt5->eps)) < 0)
+        goto end;
+    err = cv_convert(run->backend, out, &s.h);
+
+end:
+    cv_arena_release(run->arena, mark);
+    return err;
+}

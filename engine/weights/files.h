@@ -59,7 +59,8 @@ int cv_json_int(const cJSON *object, const char *path, const char *key,
                 int64_t min, int64_t max, int64_t *value, CvLog *log);
 int cv_json_number(const cJSON *object, const char *path, const char *key,
                    double min, double max, double *value, CvLog *log);
-/* Copies into value[size]; longer strings are EILSEQ. */
+/* Copies into value[size]; longer strings, and control characters, which a log
+ * line must not hold, are EILSEQ. */
 int cv_json_string(const cJSON *object, const char *path, const char *key,
                    char *value, size_t size, CvLog *log);
 int cv_json_bool(const cJSON *object, const char *path, const char *key,

@@ -91,14 +91,18 @@ static const cJSON *look_up(const cJSON *object, const char *key)
 }
 
 /* The value as one would write it, for messages. */
-static const char *value_text(char text[CV_PRINTABLE], const cJSON *item)
+#define VALUE_TEXT (CV_PRINTABLE + 2)
+static const char *value_text(char text[VALUE_TEXT], const cJSON *item)
 {
     char string[CV_PRINTABLE];
+    double v = item->valuedouble;
 
     if (cJSON_IsNumber(item)) {
-        snprintf(text, CV_PRINTABLE, "%.17g", item->valuedouble);
+        snprintf(text, VALUE_TEXT, "%.15g", v);
+        if (strtod(text, NULL) != v)
+            snprintf(text, VALUE_TEXT, "%.17g", v);
     } else if (cJSON_IsString(item)) {
-        snprintf(text, CV_PRINTABLE, "\"%.*s\"", CV_PRINTABLE - 3,
+        snprintf(text, VALUE_TEXT, "\"%s\"",
                  cv_printable(string, item->valuestring));
     } else {
         strcpy(text, cJSON_IsArray(item) ? "a list" :
@@ -112,7 +116,7 @@ int cv_json_int(const cJSON *object, const char *path, const char *key,
                 int64_t min, int64_t max, int64_t *value, CvLog *log)
 {
     const cJSON *item = look_up(object, key);
-    char text[CV_PRINTABLE];
+    char text[VALUE_TEXT];
     double v;
 
     if (!item)
@@ -133,7 +137,7 @@ int cv_json_number(const cJSON *object, const char *path, const char *key,
                    double min, double max, double *value, CvLog *log)
 {
     const cJSON *item = look_up(object, key);
-    char text[CV_PRINTABLE];
+    char text[VALUE_TEXT];
 
     if (!item)
         return 0;
@@ -146,20 +150,29 @@ int cv_json_number(const cJSON *object, const char *path, const char *key,
                    "%g to %g", path, key, value_text(text, item), min, max);
 }
 
+static int has_control(const char *string)
+{
+    for (; *string; string++)
+        if ((unsigned char)*string < 0x20 || *string == 0x7f)
+            return 1;
+    return 0;
+}
+
 int cv_json_string(const cJSON *object, const char *path, const char *key,
                    char *value, size_t size, CvLog *log)
 {
     const cJSON *item = look_up(object, key);
-    char text[CV_PRINTABLE];
+    char text[VALUE_TEXT];
 
     if (!item)
         return 0;
-    if (cJSON_IsString(item) && strlen(item->valuestring) < size) {
+    if (cJSON_IsString(item) && strlen(item->valuestring) < size &&
+        !has_control(item->valuestring)) {
         strcpy(value, item->valuestring);
         return 0;
     }
     return cv_fail(log, EILSEQ, "'%s': \"%s\" is %s; expected a string of at "
-                   "most %zu bytes", path, key, value_text(text, item),
+                   "most %zu bytes without control characters", path, key, value_text(text, item),
                    size - 1);
 }
 
@@ -167,7 +180,7 @@ int cv_json_bool(const cJSON *object, const char *path, const char *key,
                  int *value, CvLog *log)
 {
     const cJSON *item = look_up(object, key);
-    char text[CV_PRINTABLE];
+    char text[VALUE_TEXT];
 
     if (!item)
         return 0;
@@ -183,7 +196,7 @@ int cv_json_numbers(const cJSON *object, const char *path, const char *key,
                     double *values, int *n, CvLog *log)
 {
     const cJSON *item = look_up(object, key), *child;
-    char text[CV_PRINTABLE];
+    char text[VALUE_TEXT];
     int room = *n;
 
     *n = 0;

@@ -94,7 +94,7 @@ static int hex4(Scan *s)
     return value;
 }
 
-static int scan_escape(Scan *s)
+static int scan_escape(Scan *s, int key)
 {
     int c, code;
 
@@ -104,11 +104,13 @@ static int scan_escape(Scan *s)
         return wrong(s, "an unknown escape in a string");
     s->at++;
     if (c != 'u')
-        return 0;
+        return key && c >= 'a' ? wrong(s, "a control character in a key") : 0;
     if ((code = hex4(s)) < 0)
         return -1;
     if (!code)
         return wrong(s, "a NUL character in a string");
+    if (key && (code < 0x20 || code == 0x7f))
+        return wrong(s, "a control character in a key");
     if (code >= 0xdc00 && code <= 0xdfff)
         return wrong(s, "half of a surrogate pair");
     if (code < 0xd800 || code > 0xdbff)
@@ -123,7 +125,8 @@ static int scan_escape(Scan *s)
     return 0;
 }
 
-static int scan_string(Scan *s)
+/* Keys go into log lines: they hold no control characters. */
+static int scan_string(Scan *s, int key)
 {
     s->at++; /* the quote */
     for (;;) {
@@ -133,10 +136,10 @@ static int scan_string(Scan *s)
             return wrong(s, "the end inside a string");
         if (c == '"')
             break;
-        if (c < 0x20)
+        if (c < 0x20 || (key && c == 0x7f))
             return wrong(s, "a control character in a string");
         if (c == '\\')
-            err = scan_escape(s);
+            err = scan_escape(s, key);
         else if (c >= 0x80)
             err = scan_utf8(s);
         else
@@ -214,7 +217,7 @@ static int scan_list(Scan *s, int depth)
         if (object) {
             if (peek(s) != '"')
                 return wrong(s, "no '\"' where a key must begin");
-            if (scan_string(s) < 0)
+            if (scan_string(s, 1) < 0)
                 return -1;
             skip_blanks(s);
             if (peek(s) != ':')
@@ -243,7 +246,7 @@ static int scan_value(Scan *s, int depth)
     switch (peek(s)) {
     case '{':
     case '[': return scan_list(s, depth);
-    case '"': return scan_string(s);
+    case '"': return scan_string(s, 0);
     case 't': return scan_word(s, "true");
     case 'f': return scan_word(s, "false");
     case 'n': return scan_word(s, "null");

@@ -17,7 +17,8 @@
 static int cpu_alloc(CvBackend *b, size_t bytes, void **data)
 {
     (void)b;
-    if (posix_memalign(data, 64, bytes ? bytes : 64)) {
+    if (bytes > PTRDIFF_MAX / 2 ||
+        posix_memalign(data, 64, bytes ? bytes : 64)) {
         *data = NULL;
         return CAUSVID_ERR(ENOMEM);
     }

@@ -9,13 +9,29 @@
 #include "cpu/simd.h"
 
 #ifdef __clang__
-#define UNROLL _Pragma("unroll")
+#define UNROLL _Pragma("clang loop unroll(full)")
 #else
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
 /* ---- matrix product ---- */
+
+/* Write n numbers, or add them to what is there. */
+INLINE void write_row(float *dst, const float *src, int64_t n, int add)
+{
+    int64_t i = 0;
+
+    if (!add) {
+        memcpy(dst, src, (size_t)n * sizeof(*dst));
+        return;
+    }
+    for (; i + VW <= n; i += VW)
+        store(dst + i, load(dst + i) + load(src + i));
+    if (i < n)
+        store_n(dst + i, load_n(dst + i, n - i) + load_n(src + i, n - i),
+                n - i);
+}
 
 /* Rows row .. row + m - 1 of c, with v vectors in a row. m and v are constants
  * where this is called, so that the sums are registers. What is added to is
@@ -24,41 +40,51 @@ INLINE void gemm_rows(const CvGemm *g, int64_t row, const int m, const int v)
 {
     float *c = g->c + row * g->c_row;
     const float *b = g->b;
-    int64_t tail = g->n - (v - 1) * VW, s = g->a_row;
+    int64_t s = g->a_row;
+    float rest[MR][2 * VW];
     vf sum[MR][2];
 
     UNROLL
     for (int i = 0; i < m; i++)
         sum[i][0] = sum[i][1] = splat(0);
     for (int part = 0; part < g->n_parts; part++) {
-        const float *a = g->a[part] + row * s;
+        const float *a[(MR + 2) / 3]; /* every third row: few registers */
 
-        for (int64_t k = 0; k < g->k; k++, a += g->a_k, b += g->b_row) {
+        UNROLL
+        for (int i = 0; i < m; i += 3)
+            a[i / 3] = g->a[part] + (row + i) * s;
+        for (int64_t k = 0; k < g->k; k++, b += g->b_row) {
             vf b0 = load(b), b1 = v > 1 ? load(b + VW) : b0;
 
             UNROLL
             for (int i = 0; i < m; i++) {
-                vf x = splat(a[i * s]);
+                vf x = splat(a[i / 3][i % 3 * s]);
 
                 sum[i][0] = fma_(x, b0, sum[i][0]);
                 if (v > 1)
                     sum[i][1] = fma_(x, b1, sum[i][1]);
+                if (i % 3 == 2 || i == m - 1)
+                    a[i / 3] += g->a_k;
             }
         }
     }
+    if (!g->add && g->n == v * VW) {
+        UNROLL
+        for (int i = 0; i < m; i++) {
+            store(c + i * g->c_row, sum[i][0]);
+            if (v > 1)
+                store(c + i * g->c_row + VW, sum[i][1]);
+        }
+        return;
+    }
     UNROLL
     for (int i = 0; i < m; i++) {
-        UNROLL
-        for (int j = 0; j < v; j++) {
-            float *p = c + i * g->c_row + j * VW;
-            vf y = sum[i][j];
-
-            if (j < v - 1 || tail == VW)
-                store(p, g->add ? load(p) + y : y);
-            else
-                store_n(p, g->add ? load_n(p, tail) + y : y, tail);
-        }
+        store(rest[i], sum[i][0]);
+        if (v > 1)
+            store(rest[i] + VW, sum[i][1]);
     }
+    for (int i = 0; i < m; i++)
+        write_row(c + i * g->c_row, rest[i], g->n, g->add);
 }
 
 #define ROWS(m_) case m_: gemm_rows(g, row, m_, v); break

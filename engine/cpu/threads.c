@@ -30,8 +30,8 @@ struct CvPool {
 
     pthread_mutex_t lock; /* guards all below but `next` */
     pthread_cond_t start, done;
-    uint64_t round;       /* counts loops; a change wakes the workers */
-    int n_busy;           /* workers that have not finished this round */
+    int n_wanted;         /* workers that may still join the loop */
+    int n_busy;           /* workers that have joined and not finished */
     int quit;
     CvJob job;
     void *arg;
@@ -56,7 +56,6 @@ static void *run_worker(void *arg)
 {
     Worker *me = arg;
     CvPool *pool = me->pool;
-    uint64_t seen = 0;
 
     pthread_mutex_lock(&pool->lock);
     for (;;) {
@@ -64,11 +63,12 @@ static void *run_worker(void *arg)
         void *job_arg;
         int64_t n, grain;
 
-        while (!pool->quit && pool->round == seen)
+        while (!pool->quit && !pool->n_wanted)
             pthread_cond_wait(&pool->start, &pool->lock);
         if (pool->quit)
             break;
-        seen = pool->round;
+        pool->n_wanted--;
+        pool->n_busy++;
         job = pool->job;
         job_arg = pool->arg;
         n = pool->n;
@@ -139,27 +139,32 @@ void cv_pool_close(CvPool **p)
 
 void cv_pool_run(CvPool *pool, int64_t n, int64_t grain, CvJob job, void *arg)
 {
-    if (n <= 0)
+    int64_t chunks = n > 0 ? (n - 1) / grain + 1 : 0;
+    int helpers = (int)(chunks - 1 < pool->n_started ? chunks - 1
+                                                     : pool->n_started);
+
+    if (!chunks)
         return;
     pthread_mutex_lock(&pool->turn);
     atomic_store(&pool->next, 0);
-    if (pool->n_started && n > grain) {
+    if (helpers) {
         pthread_mutex_lock(&pool->lock);
         pool->job = job;
         pool->arg = arg;
         pool->n = n;
         pool->grain = grain;
-        pool->n_busy = pool->n_started;
-        pool->round++;
-        pthread_cond_broadcast(&pool->start);
+        pool->n_wanted = helpers;
         pthread_mutex_unlock(&pool->lock);
-        work(pool, job, arg, n, grain, 0);
+        for (int i = 0; i < helpers; i++)
+            pthread_cond_signal(&pool->start);
+    }
+    work(pool, job, arg, n, grain, 0);
+    if (helpers) {
         pthread_mutex_lock(&pool->lock);
+        pool->n_wanted = 0; /* who has not woken yet is not waited for */
         while (pool->n_busy)
             pthread_cond_wait(&pool->done, &pool->lock);
         pthread_mutex_unlock(&pool->lock);
-    } else {
-        work(pool, job, arg, n, grain, 0);
     }
     pthread_mutex_unlock(&pool->turn);
 }

@@ -3,10 +3,12 @@
  *
  * SPDX-License-Identifier: BSD-2-Clause
  *
- *     test_ops [--backend NAME] [--op NAME] [--seed N] [--bench]
+ *     test_ops [--backend NAME] [--op NAME] [--seed N]
+ *     test_ops --bench [--backend NAME] [--op NAME] [--threads N]
  *
  * Each test runs with one and with three threads; both must give the same
  * bits. Without --backend every variant that this machine can run is tested.
+ * --bench measures instead (op "rows": the norms).
  */
 #include <stdlib.h>
 #include <time.h>
@@ -131,12 +133,23 @@ static void run_tests(const Backend *backend, const char *only, uint64_t seed,
     three->close(&three);
 }
 
+static void run_bench(const Backend *backend, const char *only, int threads,
+                      CvLog *log)
+{
+    CvBackend *b = open_backend(backend, threads, log);
+
+    if (!ok(b != NULL, "%s opens", backend->name))
+        return;
+    bench_ops(b, only);
+    b->close(&b);
+}
+
 int main(int argc, char **argv)
 {
     const char *only = NULL, *name = NULL;
     uint64_t seed = (uint64_t)time(NULL);
     CausvidSettings settings = { .log = print_log };
-    int bench = 0;
+    int bench = 0, threads = 0;
     CvLog log;
 
     for (int i = 1; i < argc; i++) {
@@ -146,6 +159,8 @@ int main(int argc, char **argv)
             only = argv[++i];
         else if (i + 1 < argc && !strcmp(argv[i], "--backend"))
             name = argv[++i];
+        else if (i + 1 < argc && !strcmp(argv[i], "--threads"))
+            threads = atoi(argv[++i]);
         else if (i + 1 < argc && !strcmp(argv[i], "--seed"))
             seed = strtoull(argv[++i], NULL, 0);
         else
@@ -156,9 +171,13 @@ int main(int argc, char **argv)
     for (int i = 0; i < N_BACKENDS; i++) {
         if (name && strcmp(name, backends[i].name))
             continue;
-        run_tests(&backends[i], only, seed, &log);
+        if (bench)
+            run_bench(&backends[i], only, threads, &log);
+        else
+            run_tests(&backends[i], only, seed, &log);
+        if (bench && !name) /* the default is enough */
+            break;
     }
-    (void)bench;
     cv_log_free(&log);
     return tap_done();
 }

@@ -1,0 +1,264 @@
+/*
+ * Speed of the operations, at the shapes of the sample model and of Wan 1.3B.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Prints the best of several runs, which a busy machine disturbs least.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "ops_test.h"
+
+typedef struct Bench {
+    CvBackend *b;
+    const char *only;
+    int n_tensors;
+    CvTensor tensors[12];
+    double best; /* seconds */
+} Bench;
+
+static double now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+/* A tensor of numbers in -1..1. */
+static CvTensor *tensor(Bench *s, CvTensor shape)
+{
+    CvTensor *t = &s->tensors[s->n_tensors++];
+    int64_t n = cv_elements(&shape);
+    float *values = malloc((size_t)n * sizeof(*values));
+
+    *t = shape;
+    if (!values || s->b->ops->alloc(s->b, (size_t)cv_tensor_bytes(t),
+                                    &t->data)) {
+        fputs("Bail out! out of memory\n", stdout);
+        exit(255);
+    }
+    for (int64_t i = 0; i < n; i++)
+        values[i] = (float)(i * 2654435761u % 2001) / 1000 - 1;
+    if (cv_upload(s->b, t, values, CV_F32))
+        fputs("# upload failed\n", stderr);
+    free(values);
+    return t;
+}
+
+#define TENSOR(s, type, ...) tensor(s, CV_TENSOR(NULL, type, __VA_ARGS__))
+
+static void release(Bench *s)
+{
+    for (int i = 0; i < s->n_tensors; i++)
+        s->b->ops->release(s->b, s->tensors[i].data);
+    s->n_tensors = 0;
+}
+
+/* Time a statement: for some tenths of a second, but three times at least. */
+#define TIME(s, call)                                                      \
+    do {                                                                   \
+        double begin_ = now(), start_, took_;                              \
+        (s)->best = INFINITY;                                              \
+        for (int i_ = 0; i_ < 3 || now() - begin_ < 0.3; i_++) {           \
+            start_ = now();                                                \
+            if ((call) || cv_finish((s)->b))                               \
+                fputs("# the operation failed\n", stderr);                 \
+            took_ = now() - start_;                                        \
+            (s)->best = took_ < (s)->best ? took_ : (s)->best;             \
+        }                                                                  \
+    } while (0)
+
+static void print(const Bench *s, const char *op, double work,
+                  const char *unit, const char *shape)
+{
+    printf("# %-10s %-46s %9.3f ms %8.1f %s\n", op, shape, s->best * 1e3,
+           work / s->best * 1e-9, unit);
+    fflush(stdout);
+}
+
+static void bench_linear(Bench *s, int64_t n, int64_t in, int64_t out,
+                         CvEpilogue kind)
+{
+    CvType type = s->b->activation;
+    CvTensor *y = TENSOR(s, type, n, out);
+    CvLinear a = { .out = y, .x = TENSOR(s, type, n, in),
+                   .weight = TENSOR(s, s->b->weight, out, in),
+                   .bias = TENSOR(s, CV_F32, out), .epilogue = kind };
+    char text[64];
+
+    TIME(s, cv_linear(s->b, &a));
+    snprintf(text, sizeof(text), "[%d, %d] x [%d, %d]^T%s", (int)n, (int)in,
+             (int)out, (int)in, kind == CV_EPI_GELU ? ", gelu" : "");
+    print(s, "linear", 2.0 * (double)n * (double)in * (double)out, "GFLOP/s",
+          text);
+    release(s);
+}
+
+static void bench_attention(Bench *s, int64_t n, int64_t m, int64_t heads,
+                            int64_t d)
+{
+    CvType type = s->b->activation;
+    CvAttention a = { .out = TENSOR(s, type, n, heads, d),
+                      .q = TENSOR(s, type, n, heads, d),
+                      .k = TENSOR(s, type, m, heads, d),
+                      .v = TENSOR(s, type, m, heads, d),
+                      .scale = 1 / sqrtf((float)d), .last_repeats = 1 };
+    char text[64];
+
+    TIME(s, cv_attention(s->b, &a));
+    snprintf(text, sizeof(text), "%d x %d, %d heads of %d", (int)n, (int)m,
+             (int)heads, (int)d);
+    print(s, "attention", 4.0 * (double)(n * m) * (double)(heads * d),
+          "GFLOP/s", text);
+    release(s);
+}
+
+/* A causal convolution with its history, or a spatial one. */
+static void bench_conv(Bench *s, int64_t t, int64_t h, int64_t w, int64_t c,
+                       int64_t o, int64_t kt, int64_t k, int up)
+{
+    CvType type = s->b->activation;
+    CvTensor *out = TENSOR(s, type, t, up * h, up * w, o);
+    CvConv3d a = { .out = out, .x = TENSOR(s, type, t, h, w, c),
+                   .history = kt > 1 ? TENSOR(s, type, kt - 1, h, w, c) : NULL,
+                   .weight = TENSOR(s, s->b->weight, o, kt, k, k, c),
+                   .bias = TENSOR(s, CV_F32, o), .stride_t = 1,
+                   .stride_s = 1, .up = up, .pad_top = (int)k / 2,
+                   .pad_left = (int)k / 2, .pad_bottom = (int)k / 2,
+                   .pad_right = (int)k / 2 };
+    char text[64];
+
+    TIME(s, cv_conv3d(s->b, &a));
+    snprintf(text, sizeof(text), "[%d, %d, %d, %d] -> %d, %dx%dx%d%s", (int)t,
+             (int)h, (int)w, (int)c, (int)o, (int)kt, (int)k, (int)k,
+             up > 1 ? ", doubled" : "");
+    print(s, "conv3d", 2.0 * (double)cv_elements(out) * (double)(kt * k * k) *
+          (double)c, "GFLOP/s", text);
+    release(s);
+}
+
+static void bench_rows(Bench *s)
+{
+    CvType type = s->b->activation;
+    CvTensor *x, *y, *w, *mod, *qkv, *k, *v, *rope;
+    CvQkNormRope a;
+    double bytes;
+
+    x = TENSOR(s, type, 4, 96, 160, 16);
+    w = TENSOR(s, CV_F32, 16);
+    bytes = 2.0 * (double)cv_tensor_bytes(x);
+    TIME(s, cv_norm_silu(s->b, x, x, w, 1));
+    print(s, "norm_silu", bytes, "GB/s", "[4, 96, 160, 16]");
+    release(s);
+
+    x = TENSOR(s, type, 2, 48, 80, 64);
+    w = TENSOR(s, CV_F32, 64);
+    bytes = 2.0 * (double)cv_tensor_bytes(x);
+    TIME(s, cv_norm_silu(s->b, x, x, w, 1));
+    print(s, "norm_silu", bytes, "GB/s", "[2, 48, 80, 64]");
+    release(s);
+
+    x = TENSOR(s, CV_F32, 180, 256);
+    y = TENSOR(s, type, 180, 256);
+    mod = TENSOR(s, CV_F32, 1, 6, 256);
+    bytes = (double)(cv_tensor_bytes(x) + cv_tensor_bytes(y));
+    TIME(s, cv_norm_modulate(s->b, y, x, mod, 0, 1, 1e-6f));
+    print(s, "modulate", bytes, "GB/s", "[180, 256]");
+    release(s);
+
+    qkv = TENSOR(s, type, 180, 768);
+    w = TENSOR(s, CV_F32, 256);
+    rope = TENSOR(s, CV_F32, 180, 64, 2);
+    x = TENSOR(s, type, 180, 2, 128);
+    k = TENSOR(s, type, 720, 2, 128);
+    v = TENSOR(s, type, 720, 2, 128);
+    a = (CvQkNormRope){ .out_q = x, .cache_k = k, .cache_v = v, .row = 180,
+                        .qkv = qkv, .norm_q = w, .norm_k = w, .rope = rope,
+                        .eps = 1e-6f };
+    bytes = 2.0 * (double)cv_tensor_bytes(qkv);
+    TIME(s, cv_qk_norm_rope(s->b, &a));
+    print(s, "norm_rope", bytes, "GB/s", "[180, 768], 2 heads of 128");
+    release(s);
+
+    rope = TENSOR(s, CV_F32, 180, 64, 2);
+    TIME(s, cv_rope_table(s->b, rope, 3, 3, 6, 10));
+    print(s, "rope_table", 0, "", "3 x 6 x 10, 64 pairs");
+    release(s);
+}
+
+static void bench_picture(Bench *s)
+{
+    CvTensor *frame = TENSOR(s, CV_F32, 480, 832, 3);
+    size_t size = (size_t)480 * 832;
+    uint8_t *memory = calloc(size, 4);
+    CausvidPicture pic = { .width = 832, .height = 480,
+                           .data = { memory, memory + size * 2,
+                                     memory + size * 3 },
+                           .stride = { 832, 416, 416 } };
+    CvPictureArgs a = { frame, &pic };
+
+    if (memory) {
+        pic.format = CAUSVID_FORMAT_YUV420P;
+        TIME(s, cv_to_picture(s->b, &a));
+        print(s, "to_picture", 832 * 480, "Gpixel/s", "832x480 yuv420p");
+        pic.format = CAUSVID_FORMAT_YUV420P10;
+        pic.stride[0] = 1664;
+        pic.stride[1] = pic.stride[2] = 832;
+        TIME(s, cv_to_picture(s->b, &a));
+        print(s, "to_picture", 832 * 480, "Gpixel/s", "832x480 yuv420p10");
+    }
+    free(memory);
+    release(s);
+}
+
+static int wanted(const Bench *s, const char *op)
+{
+    return !s->only || !strcmp(s->only, op);
+}
+
+void bench_ops(CvBackend *b, const char *only)
+{
+    Bench s = { .b = b, .only = only };
+
+    printf("# %s, %d threads\n", b->name, b->threads);
+    if (wanted(&s, "linear")) {
+        bench_linear(&s, 1, 256, 1536, CV_EPI_NONE);
+        bench_linear(&s, 180, 256, 768, CV_EPI_NONE);
+        bench_linear(&s, 180, 256, 256, CV_EPI_NONE);
+        bench_linear(&s, 180, 256, 1024, CV_EPI_GELU);
+        bench_linear(&s, 180, 1024, 256, CV_EPI_NONE);
+        bench_linear(&s, 180, 384, 1536, CV_EPI_GELU);
+        bench_linear(&s, 180, 1536, 384, CV_EPI_NONE);
+        bench_linear(&s, 4680, 1536, 1536, CV_EPI_NONE);
+    }
+    if (wanted(&s, "attention")) {
+        bench_attention(&s, 180, 180, 2, 128);
+        bench_attention(&s, 180, 720, 2, 128);
+        bench_attention(&s, 180, 720, 3, 128);
+        bench_attention(&s, 180, 20, 2, 128);
+        bench_attention(&s, 1560, 4680, 12, 128);
+    }
+    if (wanted(&s, "conv3d")) {
+        bench_conv(&s, 4, 96, 160, 16, 16, 3, 3, 1);
+        bench_conv(&s, 4, 96, 160, 12, 12, 3, 3, 1);
+        bench_conv(&s, 4, 96, 160, 16, 3, 3, 3, 1);
+        bench_conv(&s, 4, 48, 80, 32, 16, 1, 3, 2);
+        bench_conv(&s, 4, 48, 80, 32, 32, 3, 3, 1);
+        bench_conv(&s, 2, 24, 40, 64, 32, 1, 3, 2);
+        bench_conv(&s, 2, 24, 40, 64, 64, 3, 3, 1);
+        bench_conv(&s, 1, 12, 20, 64, 64, 3, 3, 1);
+        bench_conv(&s, 1, 24, 40, 64, 128, 3, 1, 1);
+        bench_conv(&s, 4, 96, 160, 32, 64, 1, 1, 1);
+        bench_conv(&s, 1, 60, 104, 384, 384, 3, 3, 1);
+        bench_conv(&s, 4, 240, 416, 96, 96, 3, 3, 1);
+    }
+    if (wanted(&s, "rows"))
+        bench_rows(&s);
+    if (wanted(&s, "to_picture"))
+        bench_picture(&s);
+}

@@ -166,7 +166,7 @@ static void fuzz_transformer(const char *path)
                             .layers = 2, .text_dim = 32, .freq_dim = 256,
                             .in_channels = 16, .out_channels = 16 },
                   .cross_norm = 1, .eps = 1e-6f };
-    int err = cv_dit_read_config(&dit, path, &lines.log);
+    int err = cv_dit_read_config(&dit, path, "w", &lines.log);
 
     lines_check(&lines, err);
     if (!err)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# Writes tests/fuzz/corpus/{safetensors,json}: small sound files of every kind,
+# Writes tests/fuzz/corpus: small sound files of every kind,
 # and a few damaged ones, from which the fuzzer starts.
 #
 # SPDX-License-Identifier: BSD-2-Clause
@@ -99,6 +99,87 @@ def weights():
     save("safetensors", "gguf", b"GGUF\3\0\0\0" + bytes(16))
 
 
+def networks():
+    """The smallest network of each kind that opens, in bytes of fp8."""
+    def put(letter, name, shapes, **how):
+        save("networks", name, letter.encode() + container(
+            [(n, "F8_E4M3", list(shape)) for n, shape in shapes], **how))
+
+    def linear(name, out, in_):
+        return [(name + ".weight", [out, in_]), (name + ".bias", [out])]
+
+    dim, ffn, text, freq, channels = 8, 2, 2, 2, 1
+    dit = [("patch_embedding.weight", [dim, channels, 1, 2, 2]),
+           ("patch_embedding.bias", [dim]), ("head.modulation", [1, 2, dim]),
+           ("blocks.0.modulation", [1, 6, dim]), ("blocks.0.norm3.weight",
+                                                  [dim]),
+           ("blocks.0.norm3.bias", [dim])]
+    for name, out, in_ in (
+            ("text_embedding.0", dim, text), ("text_embedding.2", dim, dim),
+            ("time_embedding.0", dim, freq), ("time_embedding.2", dim, dim),
+            ("time_projection.1", 6 * dim, dim),
+            ("head.head", 4 * channels, dim), ("blocks.0.ffn.0", ffn, dim),
+            ("blocks.0.ffn.2", dim, ffn)):
+        dit += linear(name, out, in_)
+    for attention in ("self_attn", "cross_attn"):
+        for x in "qkvo":
+            dit += linear(f"blocks.0.{attention}.{x}", dim, dim)
+        dit += [(f"blocks.0.{attention}.norm_{x}.weight", [dim]) for x in "qk"]
+    put("t", "transformer", dit)
+    put("t", "transformer-missing", dit[:-1])
+    put("t", "transformer-more", dit + [("blocks.1.modulation", [1, 6, dim])])
+    put("t", "transformer-image",
+        dit + [("blocks.0.cross_attn.k_img.weight", [dim, dim])])
+
+    t5 = [("token_embedding.weight", [3, 4]), ("norm.weight", [4]),
+          ("blocks.0.norm1.weight", [4]), ("blocks.0.norm2.weight", [4]),
+          ("blocks.0.pos_embedding.embedding.weight", [4, 1]),
+          ("blocks.0.ffn.gate.0.weight", [2, 4]),
+          ("blocks.0.ffn.fc1.weight", [2, 4]),
+          ("blocks.0.ffn.fc2.weight", [4, 2])]
+    t5 += [(f"blocks.0.attn.{x}.weight", [4, 4]) for x in "qkvo"]
+    put("e", "text-encoder", t5)
+    put("e", "text-encoder-shape", t5[:-1] + [("blocks.0.attn.o.weight",
+                                               [5, 4])])
+
+    def conv(name, out, in_, *kernel):
+        return [(name + ".weight", [out, in_, *kernel]), (name + ".bias",
+                                                          [out])]
+
+    def residual(name, in_, out):
+        return ([(name + ".residual.0.gamma", [in_, 1, 1, 1]),
+                 (name + ".residual.3.gamma", [out, 1, 1, 1])] +
+                conv(name + ".residual.2", out, in_, 3, 3, 3) +
+                conv(name + ".residual.6", out, out, 3, 3, 3) +
+                (conv(name + ".shortcut", out, in_, 1, 1, 1)
+                 if in_ != out else []))
+
+    def middle(name, c):
+        return (residual(name + ".middle.0", c, c) +
+                [(name + ".middle.1.norm.gamma", [c, 1, 1])] +
+                conv(name + ".middle.1.to_qkv", 3 * c, c, 1, 1) +
+                conv(name + ".middle.1.proj", c, c, 1, 1) +
+                residual(name + ".middle.2", c, c))
+
+    vae = conv("conv2", 1, 1, 1, 1, 1)
+    vae += conv("decoder.conv1", 2, 1, 3, 3, 3) + middle("decoder", 2)
+    vae += conv("decoder.upsamples.0.resample.1", 1, 2, 3, 3)
+    vae += conv("decoder.upsamples.0.time_conv", 4, 2, 3, 1, 1)
+    vae += residual("decoder.upsamples.1", 1, 1)
+    vae += [("decoder.head.0.gamma", [1, 1, 1, 1])]
+    vae += conv("decoder.head.2", 3, 1, 3, 3, 3)
+    put("v", "vae-decoder", vae)
+    put("v", "vae-missing", vae[:-1])
+    vae += conv("conv1", 2, 2, 1, 1, 1)
+    vae += conv("encoder.conv1", 1, 3, 3, 3, 3) + middle("encoder", 2)
+    vae += residual("encoder.downsamples.0", 1, 2)
+    vae += conv("encoder.downsamples.1.resample.1", 2, 2, 3, 3)
+    vae += conv("encoder.downsamples.1.time_conv", 2, 2, 3, 1, 1)
+    vae += [("encoder.head.0.gamma", [2, 1, 1, 1])]
+    vae += conv("encoder.head.2", 2, 2, 3, 3, 3)
+    put("v", "vae", vae)
+
+
 RECIPE = {
     "name": "shapes", "variant": "causal", "width": 160, "height": 96,
     "rate": 16, "frames": 81, "frames_per_block": 3, "window": 12,
@@ -165,4 +246,5 @@ def texts():
 
 
 weights()
+networks()
 texts()

@@ -161,7 +161,8 @@ static int check_config(CvDit *dit, const Config *c)
     return 0;
 }
 
-int cv_dit_read_config(CvDit *dit, const char *path, CvLog *log)
+int cv_dit_read_config(CvDit *dit, const char *path, const char *weights,
+                       CvLog *log)
 {
     Config c = { .path = path, .log = log };
     cJSON *json = NULL;
@@ -181,10 +182,11 @@ int cv_dit_read_config(CvDit *dit, const char *path, CvLog *log)
     }
     if (!dit->size.heads) {
         if (dit->size.dim % OFFICIAL_HEAD_DIM)
-            return cv_fail(log, EILSEQ, "the transformer is %" PRId64 " wide, "
+            return cv_fail(log, EILSEQ, "transformer '%s' is %" PRId64 " wide, "
                            "which is no multiple of %d, and no config.json "
-                           "beside it says how many heads it has",
-                           dit->size.dim, OFFICIAL_HEAD_DIM);
+                           "beside it says how many heads it has; get its "
+                           "config.json", weights, dit->size.dim,
+                           OFFICIAL_HEAD_DIM);
         dit->head_dim = OFFICIAL_HEAD_DIM;
         dit->size.heads = dit->size.dim / OFFICIAL_HEAD_DIM;
     }

@@ -46,8 +46,9 @@ struct CvDit {
 };
 
 /* Check the config against dit->size, which has the weights' sizes, and set
- * heads, head_dim and eps. path may be "". */
-int cv_dit_read_config(CvDit *dit, const char *path, CvLog *log);
+ * heads, head_dim and eps. path may be ""; weights: their file, for a line. */
+int cv_dit_read_config(CvDit *dit, const char *path, const char *weights,
+                       CvLog *log);
 
 /* Layer `layer` of a tensor [layers, ...], without the first dimension, cut to
  * its first `rows` rows: [rows, ...]. */

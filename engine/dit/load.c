@@ -306,7 +306,7 @@ int cv_dit_open(CvDit **out, CvBackend *backend, const char *path,
     if (!err)
         err = read_sizes(dit, loader.weights, log);
     if (!err)
-        err = cv_dit_read_config(dit, config_path, log);
+        err = cv_dit_read_config(dit, config_path, path, log);
     if (err)
         goto fail;
     dit->layers = calloc((size_t)dit->size.layers, sizeof(*dit->layers));

@@ -10,10 +10,12 @@
  * (4), and all types but CONTROL and UNKNOWN. tokenizer.json holds user
  * defined and byte pieces as ordinary ones with their scores; so do we.
  */
+#include <fcntl.h>
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <utf8proc.h>
 
@@ -290,47 +292,62 @@ fail:
     return err;
 }
 
+/* Bytes up to the end of the file, at most `room`. */
+static int read_all(uint8_t *data, size_t room, size_t *n, int fd)
+{
+    *n = 0;
+    while (*n < room) {
+        ssize_t got = read(fd, data + *n, room - *n);
+
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0)
+            return (int)got;
+        *n += (size_t)got;
+    }
+    return 0;
+}
+
 int cv_spiece_read(uint8_t **model, size_t *bytes, const char *path,
                    CvLog *log)
 {
     uint8_t *data = NULL;
-    size_t n = 0, room = 1 << 20;
-    FILE *file;
-    int err;
+    struct stat st;
+    size_t n;
+    int err, fd;
 
     *model = NULL;
     *bytes = 0;
-    if (!(file = fopen(path, "rb")))
+    /* a FIFO must not make us wait for its writer */
+    fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0)
         return cv_fail(log, errno == ENOENT ? ENOENT : EIO, "%s: cannot open "
                        "the tokenizer: %s", path, strerror(errno));
-    for (;;) {
-        uint8_t *grown = realloc(data, room);
-
-        if (!grown) {
-            err = cv_fail_memory(log, room, "the tokenizer");
-            goto end;
-        }
-        data = grown;
-        n += fread(data + n, 1, room - n, file);
-        if (ferror(file)) {
-            err = cv_fail(log, EIO, "%s: cannot read the tokenizer: %s", path,
-                          strerror(errno));
-            goto end;
-        }
-        if (n < room)
-            break;
-        if (room >= MAX_FILE_BYTES) {
-            err = cv_fail(log, EILSEQ, "%s: has more than %d MB, expected a "
-                          "SentencePiece model (spiece.model)", path,
-                          MAX_FILE_BYTES >> 20);
-            goto end;
-        }
-        room *= 2;
+    if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode)) {
+        err = cv_fail(log, EILSEQ, "%s: is not a file; expected a "
+                      "SentencePiece model (spiece.model)", path);
+        goto end;
+    }
+    if (st.st_size > MAX_FILE_BYTES) {
+        err = cv_fail(log, EILSEQ, "%s: has %lld bytes, expected a "
+                      "SentencePiece model (spiece.model) of at most %d", path,
+                      (long long)st.st_size, MAX_FILE_BYTES);
+        goto end;
+    }
+    data = malloc((size_t)st.st_size + 1);
+    if (!data) {
+        err = cv_fail_memory(log, (uint64_t)st.st_size, "the tokenizer");
+        goto end;
+    }
+    if (read_all(data, (size_t)st.st_size, &n, fd) < 0) {
+        err = cv_fail(log, EIO, "%s: cannot read the tokenizer: %s", path,
+                      strerror(errno));
+        goto end;
     }
     err = cv_spiece_rewrite(model, bytes, data, n, path, log);
 
 end:
-    fclose(file);
+    close(fd);
     free(data);
     return err;
 }

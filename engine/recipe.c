@@ -9,6 +9,8 @@
 
 #include "recipe.h"
 
+#define LINE_SIZE 512 /* of a line about a schedule */
+
 static const char *const sampler_names[] = {
     [CAUSVID_SAMPLER_AUTO]      = "auto",
     [CAUSVID_SAMPLER_CAUSVID]   = "causvid",
@@ -177,8 +179,43 @@ static int read_blocks(CvRecipe *r, const cJSON *json, const char *path,
     return 0;
 }
 
+static void keep_line(void *cookie, enum CausvidLogLevel level,
+                      const char *format, va_list args)
+{
+    (void)level;
+    vsnprintf(cookie, LINE_SIZE, format, args);
+}
+
+/* Make the schedule as a clip will, so that a recipe that cannot be run is
+ * refused with its file's name, and to count the steps of a list: a 0 at its
+ * end is none. */
+static int check_schedule(CvRecipe *r, const CvDitSize *size, int64_t steps,
+                          const char *path, CvLog *log)
+{
+    const CvScheduleArgs args = {
+        .sampler = r->sampler, .steps = (int)steps,
+        .timesteps = r->timesteps, .n_timesteps = r->n_timesteps,
+        .warp = r->warp, .shift = r->shift, .dim = size->dim,
+    };
+    char line[LINE_SIZE] = "";
+    const CausvidSettings settings = { .log = keep_line, .cookie = line };
+    CvSchedule schedule;
+    CvLog kept;
+    int err;
+
+    cv_log_init(&kept, &settings);
+    err = cv_schedule_init(&schedule, &args, &kept);
+    cv_log_free(&kept);
+    if (err < 0)
+        return cv_fail(log, EILSEQ, "'%s': %s", path, line);
+    r->steps = schedule.steps;
+    if (r->n_timesteps)
+        r->n_timesteps = schedule.steps;
+    return 0;
+}
+
 static int read_sampling(CvRecipe *r, const cJSON *json, const char *path,
-                         CvLog *log)
+                         const CvDitSize *size, CvLog *log)
 {
     double list[CV_MAX_LIST];
     int n = CV_MAX_LIST, err;
@@ -206,11 +243,10 @@ static int read_sampling(CvRecipe *r, const cJSON *json, const char *path,
     for (int i = 0; i < n; i++)
         r->timesteps[i] = (float)list[i];
     r->n_timesteps = n;
-    r->steps       = steps ? (int)steps : n;
-    if (!r->steps)
+    if (!n && !steps)
         return cv_fail(log, EILSEQ, "'%s': expected 'timesteps' (a list) or "
                        "'steps'", path);
-    return 0;
+    return check_schedule(r, size, steps, path, log);
 }
 
 /* Keys that are understood; others are refused, so that a misspelt key is not
@@ -236,7 +272,8 @@ static int check_keys(const cJSON *json, const char *path, CvLog *log)
     return 0;
 }
 
-static int read_recipe(CvRecipe *r, const char *path, CvLog *log)
+static int read_recipe(CvRecipe *r, const char *path, const CvDitSize *size,
+                       CvLog *log)
 {
     cJSON *json = NULL;
     int err = cv_json_read(&json, path, log);
@@ -256,7 +293,7 @@ static int read_recipe(CvRecipe *r, const char *path, CvLog *log)
         (err = read_size(r, json, path, log)) < 0 ||
         (err = read_blocks(r, json, path, log)) < 0)
         goto end;
-    err = read_sampling(r, json, path, log);
+    err = read_sampling(r, json, path, size, log);
 end:
     cJSON_Delete(json);
     return err;
@@ -279,7 +316,7 @@ int cv_recipe_init(CvRecipe *recipe, const CvModelFiles *files,
     snprintf(recipe->name, sizeof(recipe->name), "%.63s",
              base_name(files->root));
     if (files->recipe[0]) {
-        int err = read_recipe(recipe, files->recipe, log);
+        int err = read_recipe(recipe, files->recipe, size, log);
 
         if (err < 0)
             return err;

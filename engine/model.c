@@ -3,6 +3,7 @@
  *
  * SPDX-License-Identifier: BSD-2-Clause
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -44,8 +45,15 @@ static int check_fit(const CvModel *model)
     const CvDitSize *size = cv_dit_size(model->dit);
     int64_t vocab = cv_umt5_vocab(model->umt5);
     int64_t text = cv_umt5_dim(model->umt5);
+    int64_t pieces = cv_tokenizer_size(model->tokenizer);
     int channels = cv_vae_channels(model->vae), err;
 
+    if (pieces > vocab)
+        return cv_fail(model->log, EILSEQ, "tokenizer '%s' has %lld pieces, "
+                       "but text encoder '%s' has %lld rows for them; they "
+                       "belong to different models", model->files.tokenizer,
+                       (long long)pieces, model->files.text_encoder,
+                       (long long)vocab);
     if ((err = cv_tokenizer_fit(model->tokenizer, vocab, model->log)) < 0)
         return err;
     if (text != size->text_dim)
@@ -62,6 +70,37 @@ static int check_fit(const CvModel *model)
                        (long long)size->in_channels,
                        (long long)size->out_channels);
     return 0;
+}
+
+/* The folder's model_index.json, of which only this matters: that it does not
+ * ask for more than the parts that are read here. */
+static int check_index(const CvModel *model)
+{
+    char path[CV_PATH_SIZE], *text;
+    cJSON *json;
+    const cJSON *item, *first;
+    int err;
+
+    if (snprintf(path, sizeof(path), "%s/model_index.json",
+                 model->files.root) >= (int)sizeof(path) || access(path, F_OK))
+        return 0; /* only the diffusers layout has one */
+    if ((err = cv_json_read(&json, path, model->log)) < 0)
+        return err;
+    item  = cJSON_GetObjectItemCaseSensitive(json, "transformer_2");
+    first = cJSON_IsArray(item) ? item->child : item;
+    if (!cJSON_IsObject(json)) {
+        err = cv_fail(model->log, EILSEQ, "'%s': expected a JSON object with "
+                      "the parts of a model", path);
+    } else if (first && !cJSON_IsNull(first)) {
+        text = cJSON_PrintUnformatted(item);
+        err  = cv_fail(model->log, ENOSYS, "'%s': transformer_2 is %.80s: a "
+                       "model of two transformers (Wan 2.2), which is not "
+                       "supported; use a Wan 2.1 text-to-video model", path,
+                       text ? text : "set");
+        cJSON_free(text);
+    }
+    cJSON_Delete(json);
+    return err;
 }
 
 int cv_model_open(CvModel *model, const CausvidSettings *settings,
@@ -84,6 +123,7 @@ int cv_model_open(CvModel *model, const CausvidSettings *settings,
     }
     if ((!backend && (err = open_backend(model, &wanted)) < 0) ||
         (err = cv_files_find(files, &wanted, log)) < 0 ||
+        (err = check_index(model)) < 0 ||
         (err = cv_tokenizer_open(&model->tokenizer, files->tokenizer,
                                  log)) < 0 ||
         (err = cv_umt5_open(&model->umt5, model->backend, files->text_encoder,

@@ -10,6 +10,9 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Statistics of latents are of the order of 1. */
+#define MAX_STATISTIC 1e6
+
 /* Of the Wan 2.1 VAE, checkpoints.md 6.1; files with official names come
  * without a config. */
 static const double wan_mean[16] = {
@@ -102,6 +105,11 @@ int cv_vae_config_read(CvVaeConfig *config, const char *path, CvLog *log)
     err = cv_json_read(&json, path, log);
     if (err < 0)
         return err;
+    if (!cJSON_IsObject(json)) {
+        err = cv_fail(log, EILSEQ, "'%s': expected a JSON object with the "
+                      "VAE's sizes", path);
+        goto end;
+    }
     config->n_mult = CV_VAE_MAX_RESAMPLERS + 1;
     config->n_mean = config->n_std = CV_VAE_MAX_CHANNELS;
     if ((err = refuse_unsupported(json, path, log)) < 0 ||
@@ -126,6 +134,14 @@ int cv_vae_config_read(CvVaeConfig *config, const char *path, CvLog *log)
         (err = cv_json_numbers(json, path, "latents_std", config->std,
                                &config->n_std, log)) < 0)
         goto end;
+    for (int i = 0; i < config->n_mult; i++)
+        if (!(config->dim_mult[i] > 0) ||
+            config->dim_mult[i] > CV_VAE_MAX_WIDTH) {
+            err = cv_fail(log, EILSEQ, "'%s': dim_mult holds %g; expected "
+                          "numbers above 0, at most %d", path,
+                          config->dim_mult[i], CV_VAE_MAX_WIDTH);
+            goto end;
+        }
     if (!config->decoder_base_dim)
         config->decoder_base_dim = config->base_dim;
 end:
@@ -253,12 +269,12 @@ int cv_vae_statistics(CvVae *vae, const CvVaeConfig *config, const char *path,
                        config->path[0] ? config->path : path, vae->channels);
     }
     for (int i = 0; i < vae->channels; i++) {
-        if (!isfinite(mean[i]) || !isfinite(std[i]) || std[i] <= 0 ||
-            !isfinite(1 / (float)std[i]))
+        if (!(fabs(mean[i]) <= MAX_STATISTIC) ||
+            !(std[i] >= 1 / MAX_STATISTIC && std[i] <= MAX_STATISTIC))
             return cv_fail(log, EILSEQ,
-                           "%s: mean %g and std %g of latent channel %d: the "
-                           "first must be finite, the second positive",
-                           config->path, mean[i], std[i], i);
+                           "%s: mean %g and std %g of latent channel %d; "
+                           "expected numbers like -0.75 and 2.8, the second "
+                           "above 0", config->path, mean[i], std[i], i);
         vae->decode_mul[i] = (float)std[i];
         vae->decode_add[i] = (float)mean[i];
         vae->encode_mul[i] = (float)(1 / std[i]);

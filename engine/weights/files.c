@@ -57,11 +57,17 @@ static int is_folder(const char *path)
     return !stat(path, &st) && S_ISDIR(st.st_mode);
 }
 
-static int exists(const char *path)
+/* 1, 0, or EIO when that cannot be seen, which must not pass for 0. */
+static int exists(const char *path, CvLog *log)
 {
     struct stat st;
 
-    return !stat(path, &st);
+    if (!stat(path, &st))
+        return 1;
+    if (errno == ENOENT || errno == ENOTDIR)
+        return 0;
+    return cv_fail(log, EIO, "'%s' cannot be read: %s", path,
+                   strerror(errno));
 }
 
 /* path = folder/name; EINVAL when that is too long. */
@@ -83,9 +89,9 @@ static int join_existing(char path[CV_PATH_SIZE], const char *folder,
 {
     int err = join(path, folder, name, log);
 
-    if (!err && !exists(path))
+    if (!err && (err = exists(path, log)) <= 0)
         path[0] = 0;
-    return err;
+    return err < 0 ? err : 0;
 }
 
 static const char *base_name(const char *path)
@@ -215,9 +221,11 @@ static int find_named(const Part *part, const char *option,
 
     if (err < 0)
         return err;
-    if (!exists(given))
-        return cv_fail(log, ENOENT, "%s '%s' does not exist; expected a file "
-                       "or folder of weights", part->option, given);
+    if ((err = exists(given, log)) < 0)
+        return err;
+    if (!err)
+        return missing(part->option, given, "a file or folder of weights",
+                       log);
     if (is_folder(given)) {
         err = find_in(part, given, path, config, log);
         if (err < 0 || path[0])
@@ -263,9 +271,11 @@ static int find_tokenizer(CvModelFiles *f, const CausvidSettings *s,
         err = copy_path(given, s->tokenizer, "tokenizer", log);
         if (err < 0)
             return err;
-        if (!exists(given))
-            return cv_fail(log, ENOENT, "tokenizer '%s' does not exist; "
-                           "expected a spiece.model or its folder", given);
+        if ((err = exists(given, log)) < 0)
+            return err;
+        if (!err)
+            return missing("tokenizer", given, "a spiece.model or its folder",
+                           log);
         if (!is_folder(given)) {
             strcpy(f->tokenizer, given);
             return 0;
@@ -324,10 +334,12 @@ int cv_files_find(CvModelFiles *f, const CausvidSettings *s, CvLog *log)
                        "path of a model's folder");
     if ((err = copy_path(model, s->model, "model", log)) < 0)
         return err;
-    if (!exists(model))
-        return cv_fail(log, ENOENT, "model folder '%s' does not exist; "
-                       "expected a folder in the diffusers layout or with the "
-                       "official names, or a .safetensors file", model);
+    if ((err = exists(model, log)) < 0)
+        return err;
+    if (!err)
+        return missing("model folder", model, "a folder in the diffusers "
+                       "layout or with the official names, or a .safetensors "
+                       "file", log);
     if (is_folder(model)) {
         strcpy(f->root, model);
         err = find_in(&transformer, model, f->transformer,

@@ -224,8 +224,8 @@ static int find_named(const Part *part, const char *option,
     if ((err = exists(given, log)) < 0)
         return err;
     if (!err)
-        return missing(part->option, given, "a file or folder of weights",
-                       log);
+        return cv_fail(log, ENOENT, "%s '%s' does not exist; expected a file "
+                       "or folder of weights", part->option, given);
     if (is_folder(given)) {
         err = find_in(part, given, path, config, log);
         if (err < 0 || path[0])
@@ -274,8 +274,8 @@ static int find_tokenizer(CvModelFiles *f, const CausvidSettings *s,
         if ((err = exists(given, log)) < 0)
             return err;
         if (!err)
-            return missing("tokenizer", given, "a spiece.model or its folder",
-                           log);
+            return cv_fail(log, ENOENT, "tokenizer '%s' does not exist; "
+                           "expected a spiece.model or its folder", given);
         if (!is_folder(given)) {
             strcpy(f->tokenizer, given);
             return 0;
@@ -337,9 +337,9 @@ int cv_files_find(CvModelFiles *f, const CausvidSettings *s, CvLog *log)
     if ((err = exists(model, log)) < 0)
         return err;
     if (!err)
-        return missing("model folder", model, "a folder in the diffusers "
-                       "layout or with the official names, or a .safetensors "
-                       "file", log);
+        return cv_fail(log, ENOENT, "model folder '%s' does not exist; "
+                       "expected a folder in the diffusers layout or with the "
+                       "official names, or a .safetensors file", model);
     if (is_folder(model)) {
         strcpy(f->root, model);
         err = find_in(&transformer, model, f->transformer,

@@ -416,6 +416,11 @@ static void test_missing(void)
     snprintf(path, sizeof(path), "%s/wan.safetensors/x", other);
     ok(find_with(path, NULL, NULL, NULL) == FAILED(ENOENT) &&
        lines_error(&lines, "does not exist"), "a file as a folder");
+    snprintf(path, sizeof(path), "%s/loop", other);
+    if (symlink("loop", path) < 0)
+        tap_bail("symlink");
+    ok(find_with(path, NULL, NULL, NULL) == FAILED(EIO) &&
+       lines_error(&lines, "cannot be read: "), "a link to itself");
     free(longer);
 }
 

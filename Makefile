@@ -136,6 +136,12 @@ check-unit check-ops check-model: check-%: all tests
 	$(PROVE) --exec '' "$$@"
 check-engine: check-unit check-ops check-model
 
+# The same programs under valgrind, much slower; not a part of make check.
+VALGRIND = valgrind -q --error-exitcode=99 --leak-check=full
+.PHONY: check-valgrind
+check-valgrind: all tests
+	@$(PROVE) --exec '$(VALGRIND)' $(call c_test,unit) $(call c_test,model)
+
 # The fuzzers are built in a configuration of their own, by clang.
 FUZZ_SECONDS ?= 60
 FUZZ_JOBS ?= 2
@@ -259,6 +265,7 @@ help:
 	@echo "make check         set up everything, run every test that needs no GPU"
 	@echo "make check-unit, check-ops, check-model, check-engine"
 	@echo "                   some of the tests, without FFmpeg"
+	@echo "make check-valgrind   unit and model tests under valgrind"
 	@echo "make fuzz          run the fuzzers, FUZZ_SECONDS=$(FUZZ_SECONDS) each"
 	@echo "make ffmpeg        FFmpeg with the causvid source, $(BUILD)/bin/ffmpeg;"
 	@echo "                   FFMPEG_VERSION=7.1|8.1|9.0, FFMPEG_SRC=DIR,"

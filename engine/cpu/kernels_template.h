@@ -379,7 +379,7 @@ static void layer_norm(float *y, const float *x, const float *scale, float one,
         squares = fma_(v, v, squares);
     }
     rest = total(sum) / (float)d;
-    r = 1 / sqrtf(total(squares) / (float)d - rest * rest + eps);
+    r = 1 / sqrtf(total(squares) / (float)d + eps);
     for (i = 0; i + VW <= d; i += VW) {
         vf v = (load(x + i) - splat(about) - splat(rest)) * splat(r);
 

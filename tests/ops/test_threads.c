@@ -5,6 +5,7 @@
  */
 #include <pthread.h>
 #include <stdatomic.h>
+#include <time.h>
 
 #include "../tap.h"
 #include "cpu/cpu.h"
@@ -56,6 +57,40 @@ static int run_loops(CvPool *pool, int rounds)
     }
     free(c);
     return wrong;
+}
+
+/* Items take milliseconds, so that every thread gets some, and the caller has
+ * done its last one before the others have. */
+static void slow_job(void *arg, int64_t first, int64_t last, int worker)
+{
+    Count *c = arg;
+    struct timespec t = { 0, worker ? 5000000 : 1000000 };
+
+    for (int64_t i = first; i < last; i++) {
+        nanosleep(&t, NULL);
+        atomic_fetch_add(&c->times[i], 1);
+        atomic_fetch_add(&c->inside[worker], 1);
+    }
+}
+
+static void test_sharing(void)
+{
+    enum { ITEMS = 60, THREADS = 3 };
+    Count *c = calloc(1, sizeof(*c));
+    int late = 0, idle = 0;
+    CvPool *pool;
+
+    if (!c || cv_pool_open(&pool, THREADS) < 0)
+        tap_bail("no memory for a pool");
+    cv_pool_run(pool, ITEMS, 1, slow_job, c);
+    for (int i = 0; i < ITEMS; i++)
+        late += atomic_load(&c->times[i]) != 1;
+    for (int i = 0; i < THREADS; i++)
+        idle += !atomic_load(&c->inside[i]);
+    ok(!late, "a loop ends when its last item has");
+    ok(!idle, "every thread takes part");
+    cv_pool_close(&pool);
+    free(c);
 }
 
 typedef struct Caller {
@@ -212,6 +247,7 @@ static void test_open(void)
 int main(void)
 {
     test_pool();
+    test_sharing();
     test_callers();
     test_pictures();
     test_open();

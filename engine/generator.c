@@ -4,10 +4,15 @@
  * SPDX-License-Identifier: BSD-2-Clause
  */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "generator.h"
+
+/* Latents, text embeddings and pixels of a sound model are of the order of 1
+ * to 10. */
+#define MAX_VALUE 1e6f
 
 static int latent_h(const CvGenerator *g)
 {
@@ -61,6 +66,62 @@ static int build(CvGenerator *g)
     return cv_vae_state_reset(g->vae, &g->run);
 }
 
+static int wrong_values(CvGenerator *g, const char *what, const char *file,
+                        const char *found)
+{
+    return cv_fail(g->log, EIO, "%s '%s' made %s, expected values between "
+                   "about -10 and 10: its weights are damaged, or the settings "
+                   "are far from the model's recipe", what, file, found);
+}
+
+/* Weights that load well can still make a network overflow: say so instead of
+ * drawing black frames. In front of a norm an overflow leaves zeros, not NaN.
+ * t: float32, what the network in `file` made. */
+static int check_values(CvGenerator *g, const CvTensor *t, const char *what,
+                        const char *file)
+{
+    const int64_t n = cv_elements(t), room = block_elements(g);
+    const CvTensor flat = CV_RESHAPE(*t, n);
+    char found[32];
+    int some = 0;
+
+    if (g->run.backend->planning)
+        return 0;
+    for (int64_t first = 0; first < n; first += room) {
+        const int64_t count = room < n - first ? room : n - first;
+        const CvTensor part = cv_rows(&flat, first, count);
+        int large = 0, err = cv_download(g->run.backend, g->host, &part);
+
+        if (err < 0)
+            return err;
+        for (int64_t i = 0; i < count; i++) {
+            large |= !(fabsf(g->host[i]) <= MAX_VALUE); /* NaN too */
+            some  |= g->host[i] != 0;
+        }
+        for (int64_t i = 0; large && i < count; i++) {
+            if (fabsf(g->host[i]) <= MAX_VALUE)
+                continue;
+            snprintf(found, sizeof(found), "a value of %g",
+                     (double)g->host[i]);
+            return wrong_values(g, what, file, isnan(g->host[i]) ?
+                                "a value that is no number" : found);
+        }
+    }
+    return some ? 0 : wrong_values(g, what, file, "nothing but zeros");
+}
+
+/* What a caller of trace gives, to the backend. */
+static int upload_given(CvGenerator *g, const CvTensor *t, const float *data,
+                        const char *what)
+{
+    int err = cv_upload(g->run.backend, t, data, CV_F32);
+
+    if (err == CAUSVID_ERR(EILSEQ))
+        return cv_fail(g->log, EILSEQ, "%s holds a value that is not a "
+                       "number, or infinite", what);
+    return err;
+}
+
 static int set_text(CvGenerator *g, CvDitState *state, const void *data,
                     CvType type, int64_t n)
 {
@@ -78,9 +139,11 @@ static int set_text(CvGenerator *g, CvDitState *state, const void *data,
         if ((err = cv_arena_tensor(arena, &ids)) < 0 ||
             (err = cv_upload(g->run.backend, &ids, data, CV_I32)) < 0 ||
             (err = cv_umt5_forward(g->model->umt5, &g->run, &embeds,
-                                   &ids)) < 0)
+                                   &ids)) < 0 ||
+            (err = check_values(g, &embeds, "text encoder",
+                                g->model->files.text_encoder)) < 0)
             goto end;
-    } else if ((err = cv_upload(g->run.backend, &embeds, data, CV_F32)) < 0) {
+    } else if ((err = upload_given(g, &embeds, data, "text_embeds")) < 0) {
         goto end;
     }
     if (g->tap.tensor && state == &g->text && !g->run.backend->planning &&
@@ -129,7 +192,7 @@ static int make_noise(CvGenerator *g, const CvTensor *x, int64_t block,
         cv_noise(g->host, n, (uint64_t)g->clip.seed, cv_noise_stream(step),
                  (uint64_t)(first * frame));
     }
-    return cv_upload(g->run.backend, x, g->host, CV_F32);
+    return upload_given(g, x, g->host, "the noise");
 }
 
 static int predict_flow(CvGenerator *g, double timestep, int64_t block)
@@ -172,26 +235,6 @@ static int show(CvGenerator *g, const char *name, int64_t block, int step,
     return g->tap.tensor(g->tap.cookie, g->run.backend, name, block, step, t);
 }
 
-/* Weights that load well can still make a network overflow: say so instead of
- * drawing black frames. */
-static int check_finite(CvGenerator *g, int64_t block)
-{
-    int64_t n = block_elements(g);
-    int err;
-
-    if (g->run.backend->planning)
-        return 0;
-    if ((err = cv_download(g->run.backend, g->host, &g->sampler.x0)) < 0)
-        return err;
-    for (int64_t i = 0; i < n; i++)
-        if (!isfinite(g->host[i]))
-            return cv_fail(g->log, EIO, "block %lld: the transformer '%s' "
-                           "made a value that is no number; its weights are "
-                           "damaged, or the settings are far from its recipe",
-                           (long long)block, g->model->files.transformer);
-    return 0;
-}
-
 int cv_generator_block(CvGenerator *g, int64_t block)
 {
     CvSampler *s = &g->sampler;
@@ -214,7 +257,8 @@ int cv_generator_block(CvGenerator *g, int64_t block)
             return err;
     }
     if ((err = show(g, "latents", block, 0, &s->x0)) < 0 ||
-        (err = check_finite(g, block)) < 0)
+        (err = check_values(g, &s->x0, "transformer",
+                            g->model->files.transformer)) < 0)
         return err;
     if (g->clip.causal && (g->clip.blocks < 0 || after < g->clip.blocks))
         return write_cache(g, block);
@@ -235,8 +279,12 @@ int cv_generator_decode(CvGenerator *g, int64_t block, int i,
     CvTensor slot = cv_generator_slot(g, latent);
     CvTensor x = cv_rows(&g->sampler.x0, i, 1);
 
+    int err;
+
     *frames = cv_rows(&slot, 0, cv_vae_frames(g->vae, 1));
-    return cv_vae_decode(g->model->vae, &g->run, g->vae, frames, &x);
+    err = cv_vae_decode(g->model->vae, &g->run, g->vae, frames, &x);
+    return err < 0 ? err : check_values(g, frames, "VAE",
+                                        g->model->files.vae);
 }
 
 /* Everything a clip ever does, for the plan: the longest prompts, one block of

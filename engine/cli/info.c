@@ -155,7 +155,8 @@ int cv_cli_info(int argc, char **argv)
         return 0;
     }
     causvid_default_clip(&args);
-    if (size && sscanf(size, "%dx%d%c", &args.width, &args.height, &tail) != 2) {
+    if (size && sscanf(size, "%5dx%5d%c", &args.width, &args.height,
+                       &tail) != 2) {
         fprintf(stderr, "causvid: --size is '%s', expected WxH such as "
                 "832x480\n", size);
         return 2;

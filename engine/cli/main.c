@@ -114,7 +114,7 @@ static void usage(FILE *out)
             "\"causvid=prompt='a red circle moves right'\" out.mp4\n");
 }
 
-int main(int argc, char **argv)
+static int run(int argc, char **argv)
 {
     if (argc < 2) {
         usage(stderr);
@@ -134,7 +134,20 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < N_COMMANDS; i++)
         if (!strcmp(argv[1], commands[i].name))
             return commands[i].run(argc - 2, argv + 2);
-    fprintf(stderr, "causvid: unknown command '%s'\n", argv[1]);
-    usage(stderr);
+    fprintf(stderr, "causvid: unknown command '%s'; causvid --help lists the "
+            "commands\n", argv[1]);
     return 2;
+}
+
+/* Results that did not reach their reader must not pass for success. */
+int main(int argc, char **argv)
+{
+    int status = run(argc, argv);
+
+    if (fflush(stdout) || ferror(stdout)) {
+        fprintf(stderr, "causvid: error: standard output cannot be written: "
+                "%s\n", strerror(errno));
+        return status ? status : 1;
+    }
+    return status;
 }

@@ -4,11 +4,13 @@
  * SPDX-License-Identifier: BSD-2-Clause
  *
  * Layout: checkpoints.md 1.8. Written to a file beside the target first, so a
- * full disk does not leave half a file under the name that was asked for.
+ * full disk does not leave half a file under the name that was asked for. What
+ * is no regular file (/dev/null, a pipe) is written itself, not replaced.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include <cjson/cJSON.h>
 
@@ -91,7 +93,9 @@ int cv_trace_write(const CvTraceFile *file, const char *path, CvLog *log)
     size_t room = strlen(path) + 8;
     char *temporary = malloc(room), *text = NULL;
     cJSON *header = make_header(file);
+    const char *target = path;
     FILE *out = NULL;
+    struct stat st;
     int err = 0;
 
     if (temporary && header)
@@ -101,8 +105,11 @@ int cv_trace_write(const CvTraceFile *file, const char *path, CvLog *log)
         err = cv_fail_memory(log, room, "a file header");
         goto end;
     }
-    snprintf(temporary, room, "%s.part", path);
-    if (!(out = fopen(temporary, "wb"))) {
+    if (stat(path, &st) || S_ISREG(st.st_mode)) {
+        snprintf(temporary, room, "%s.part", path);
+        target = temporary;
+    }
+    if (!(out = fopen(target, "wb"))) {
         err = cv_fail(log, errno, "'%s' cannot be written: %s", path,
                       strerror(errno));
         goto end;
@@ -110,7 +117,11 @@ int cv_trace_write(const CvTraceFile *file, const char *path, CvLog *log)
     if (write_all(file, out, text) < 0)
         err = cv_fail(log, EIO, "'%s' could not be written to its end: %s",
                       path, strerror(errno));
-    fclose(out);
+    if (fclose(out) && !err)
+        err = cv_fail(log, EIO, "'%s' could not be written to its end: %s",
+                      path, strerror(errno));
+    if (target == path)
+        goto end;
     if (!err && rename(temporary, path))
         err = cv_fail(log, errno, "'%s' cannot be written: %s", path,
                       strerror(errno));

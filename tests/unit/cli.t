@@ -1,0 +1,332 @@
+#!/bin/sh
+# The causvid program: commands, options, exit codes, and bad input.
+#
+# SPDX-License-Identifier: BSD-2-Clause
+#
+# Exit codes: 0 when all went well, 1 when the command failed, 2 for wrong
+# usage. A failure says one line on standard error and nothing else.
+
+set -u
+export LC_ALL=C
+
+here=$(cd "$(dirname "$0")" && pwd)
+src=${CAUSVID_SRC:-$(cd "$here/../.." && pwd)}
+causvid=${CAUSVID_BUILD:-$src/build}/bin/causvid
+model=$src/tests/model/fixtures/clip/model
+
+tmp=$(mktemp -d "${TMPDIR:-/tmp}/causvid-cli.XXXXXX") || exit 1
+trap 'rm -rf "$tmp"' EXIT
+cd "$tmp" || exit 1
+
+n=0
+failed=0
+
+# check NAME: one check, from the exit status of the command before
+check() {
+    status=$?
+    n=$((n + 1))
+    if [ $status = 0 ]; then
+        echo "ok $n - $1"
+    else
+        echo "not ok $n - $1"
+        failed=$((failed + 1))
+        sed 's/^/# out: /' out | head -n 5
+        sed 's/^/# err: /' err | head -n 5
+    fi
+}
+
+# run STATUS ARGUMENT...: run the program; 0 when it exits so
+run() {
+    expected=$1
+    shift
+    "$causvid" "$@" > out 2> err
+    got=$?
+    [ $got = "$expected" ] || { echo "# exit $got, not $expected"; return 1; }
+}
+
+# refused STATUS NAME WORDS ARGUMENT...: it fails in one line that has the
+# words (a pattern of grep -E), and prints nothing else
+refused() {
+    expected=$1 name=$2 words=$3
+    shift 3
+    run "$expected" "$@" && [ ! -s out ] && [ "$(wc -l < err)" = 1 ] &&
+        grep -Eq -e "^causvid: .*$words" err
+    check "$name: $(sed "s|$tmp/||g; s|$model|model|g; s/#//g" err)"
+}
+
+# st FILE NAME:TYPE:SHAPE:VALUE...: a safetensors file of constants
+st() {
+    perl -e '
+        my ($file, $at, $data, @header) = (shift, 0, "");
+        for (@ARGV) {
+            my ($name, $type, $shape, $value) = split /:/;
+            my $count = 1;
+            $count *= $_ for split /,/, $shape;
+            $data .= pack($type eq "I64" ? "q<" : "f<", $value) x $count;
+            my $end = length $data;
+            push @header, qq("$name":{"dtype":"$type","shape":[$shape],) .
+                          qq("data_offsets":[$at,$end]});
+            $at = $end;
+        }
+        my $header = "{" . join(",", @header) . "}";
+        open my $out, ">:raw", $file or die;
+        print $out pack("Q<", length $header), $header, $data;
+        close $out or die;' -- "$@" || exit 1
+}
+
+# names FILE: names of its tensors, one a line
+names() {
+    perl -MJSON::PP -e '
+        open my $in, "<:raw", $ARGV[0] or die;
+        read $in, my $length, 8;
+        read $in, my $header, unpack "Q<", $length;
+        print "$_\n" for sort keys %{decode_json($header)};' -- "$1"
+}
+
+# ------------------------------------------------------------ program, usage
+
+run 0 --version && grep -Eq '^causvid [0-9]+\.[0-9]+\.[0-9]+$' out &&
+    [ ! -s err ]
+check "--version: $(cat out)"
+version=$(sed -n 's/^#define CAUSVID_VERSION_[A-Z]* \([0-9]*\)$/\1/p' \
+    "$src/engine/causvid.h" | paste -s -d .)
+[ "$(cat out)" = "causvid $version" ]
+check "it is the version of causvid.h"
+for help in --help -h help; do
+    run 0 $help && grep -q '^usage: causvid COMMAND' out &&
+        grep -q '  info ' out && grep -q '  trace ' out && [ ! -s err ]
+    check "$help lists the commands"
+done
+run 2 && grep -q '^usage: ' err && [ ! -s out ]
+check "without arguments, usage on standard error"
+for command in info trace; do
+    run 0 $command --help && grep -q "^usage: causvid $command" out &&
+        [ ! -s err ]
+    check "$command --help"
+    missing=$(grep -o -e '--[a-z_]*' out | sort -u | while read -r option; do
+        sed 's/\\-/-/g' "$src/docs/causvid.1" | grep -q -e "$option" ||
+            echo "$option"
+    done)
+    [ -z "$missing" ]
+    check "the man page has every option of it $missing"
+    refused 2 "$command with an unknown option" "unknown option '--colour'" \
+        $command --colour red
+    refused 2 "$command with a dash" "unknown option '-'" $command -
+    refused 2 "$command --verbos" "unknown option '--verbos'" $command --verbos
+done
+refused 2 "an unknown command" "unknown command 'paint'.*--help" paint
+refused 2 "an empty command" "unknown command ''" ""
+refused 2 "an option as command" "unknown command '--info'" --info
+refused 2 "info of two models" "unexpected argument 'b'" info a b
+refused 2 "trace with an operand" "unexpected argument 'a'" trace a
+refused 2 "an option without its value" "'--size' needs a value" info --size
+
+# --------------------------------------------------------------------- info
+
+run 0 info "$model" && [ ! -s err ] && grep -q '^name  *model (causal)' out &&
+    grep -q 'width 32, 2 heads of 16' out && grep -q '41 pieces' out &&
+    grep -q '48x16, 33 frames' out && grep -q 'sampler causvid, 3 steps' out &&
+    grep -q 'timesteps 1000 757 522' out && grep -Eq '^memory  *[0-9]+ MB' out
+check "info describes a model"
+run 0 info -v "$model" && grep -q 'tensors in 1 file' err &&
+    grep -q '^memory' out
+check "info -v says which files it opens"
+
+# json EXPRESSION: true of the JSON in out, as $j
+json() {
+    perl -MJSON::PP -e '
+        local $/;
+        my $j = decode_json(<STDIN>);
+        exit !eval $ARGV[0];' -- "$1" < out
+}
+run 0 info --json "$model" && [ ! -s err ] && json '
+    $j->{name} eq "model" && $j->{variant} eq "causal" &&
+    $j->{width} == 48 && $j->{height} == 16 && $j->{frames} == 33 &&
+    $j->{rate} == 16 && $j->{steps} == 3 && $j->{shift} == 8 &&
+    $j->{guidance} == 1 && $j->{sampler} eq "causvid" &&
+    $j->{tokenizer_pieces} == 41 && $j->{recipe_source} eq "recipe.json" &&
+    $j->{weights_mb} > 0.3 && $j->{weights_mb} < 1 && $j->{clip_mb} > 0'
+check "info --json"
+small=$(perl -MJSON::PP -e 'local $/; print decode_json(<>)->{clip_mb}' out)
+run 0 info --json --size 832x480 --frames 81 "$model" && json "
+    \$j->{width} == 832 && \$j->{height} == 480 && \$j->{frames} == 81 &&
+    \$j->{clip_mb} > 50 * $small"
+check "info --size and --frames plan the memory of another clip"
+run 0 info --frames 1 "$model" && grep -q 'for 48x16, 1 frames' out
+check "info --frames alone"
+run 0 info --text_encoder "$model/text_encoder" --vae "$model/vae" \
+    --tokenizer "$model/tokenizer/spiece.model" \
+    "$model/transformer/diffusion_pytorch_model.safetensors" &&
+    grep -q '41 pieces' out && [ ! -s err ]
+check "info of parts"
+for size in 48 48x 48x16x 48x16,2 x16 big 99999999999x16 48x4294967312 ""; do
+    refused 2 "--size '$size'" "--size is '$size', expected WxH" \
+        info --size "$size" "$model"
+done
+refused 1 "an illegal size" "size 50x50.*multiples of 16.*48x48" \
+    info --size 50x50 "$model"
+refused 1 "a size of 0" "size 0x16.*16x16" info --size 0x16 "$model"
+refused 1 "a negative size" "size -48x16" info --size -48x16 "$model"
+for frames in 0 -1 x 5x 1e3 99999999999999999999 ""; do
+    refused 2 "--frames '$frames'" "--frames is '$frames', expected a number" \
+        info --frames "$frames" "$model"
+done
+refused 1 "a model that is not there" \
+    "'/no/such/model' does not exist; expected" info /no/such/model
+refused 1 "an empty name of a model" "model is empty" info ""
+mkdir empty
+refused 1 "an empty folder" "'empty' holds no transformer" info empty
+refused 1 "a model that is no model" "holds no text encoder|no file of weights" \
+    info "$here/cli.t"
+refused 1 "a VAE that is not there" "vae '/no/vae' does not exist" \
+    info --vae /no/vae "$model"
+refused 1 "the wrong part" "holds a Wan VAE; expected a UMT5 text encoder" \
+    info --text_encoder "$model/vae" "$model"
+cp -r "$model" copy && chmod -R u+w copy && echo '{' > copy/recipe.json
+refused 1 "a damaged recipe" "'copy/recipe.json' is damaged" info copy
+if [ -c /dev/full ]; then
+    "$causvid" info "$model" > /dev/full 2> err
+    status=$?
+    : > out
+    [ $status = 1 ] && [ "$(wc -l < err)" = 1 ] &&
+        grep -q 'standard output cannot be written: No space' err
+    check "info with standard output on a full disk: $(cat err)"
+fi
+
+# -------------------------------------------------------------------- trace
+
+prompt=token_ids:I64:3:4
+noise=noise:F32:3,16,2,6:0.5
+trace() { # STATUS NAME WORDS INPUTS [ARGUMENT...]
+    expected=$1 name=$2 words=$3 inputs=$4
+    shift 4
+    refused "$expected" "$name" "$words" trace --model "$model" \
+        --inputs "$inputs" --outputs out.st --threads 1 "$@"
+    [ ! -e out.st ] && [ ! -e out.st.part ] || {
+        echo "not ok $((n = n + 1)) - $name: a file is left"
+        failed=$((failed + 1))
+        rm -f out.st out.st.part
+    }
+}
+
+st in.st $prompt $noise
+run 0 trace --model "$model" --inputs in.st --outputs out.st &&
+    [ ! -s out ] && [ ! -s err ] && [ ! -e out.st.part ]
+check "trace is quiet when all goes well"
+[ "$(names out.st | tr '\n' ' ')" = "flow.0.0 flow.0.1 flow.0.2 frames \
+latents text_embeds x0.0.0 x0.0.1 x0.0.2 " ]
+check "trace writes what the documents say: $(names out.st | tr '\n' ' ')"
+cp out.st first.st
+run 0 trace --model "$model" --inputs in.st --outputs out.st --threads 2 &&
+    cmp -s first.st out.st
+check "again, over the file: the same bytes"
+run 0 trace --model "$model" --inputs in.st --outputs out.st --steps 2 &&
+    [ "$(names out.st | grep -c flow)" = 2 ]
+check "trace --steps"
+run 0 trace --model "$model" --inputs in.st --outputs out.st --sampler euler \
+    --steps 5 && [ "$(names out.st | grep -c flow)" = 5 ]
+check "trace --sampler"
+run 0 trace -v --model "$model" --inputs in.st --outputs out.st && [ -s err ]
+check "trace -v says what is done"
+st embeds.st text_embeds:F32:5,24:0.25 $noise
+run 0 trace --model "$model" --inputs embeds.st --outputs out.st
+check "trace of text embeddings"
+rm -f out.st
+
+refused 2 "trace without files" "needs --inputs and --outputs" trace
+refused 2 "trace without outputs" "needs --inputs and --outputs" \
+    trace --inputs in.st
+trace 2 "0 steps" "--steps is '0', expected" in.st --steps 0
+trace 2 "no number of threads" "--threads is 'all'" in.st --threads all
+trace 2 "an unknown sampler" "--sampler is 'ddim', expected causvid" in.st \
+    --sampler ddim
+trace 1 "more steps than the recipe's list has" "steps: 9.*3" in.st --steps 9
+trace 1 "inputs that are not there" "none.st' cannot be opened: No such" none.st
+trace 1 "inputs that are no file" "empty'.*no .*safetensors" empty
+trace 1 "inputs that are no safetensors" "cli.t' is no file of weights" \
+    "$here/cli.t"
+head -c 100 in.st > cut.st
+trace 1 "inputs that are cut off" "cut.st' is cut off" cut.st
+refused 1 "a model that is not there" "/no/model' does not exist" \
+    trace --model /no/model --inputs in.st --outputs out.st
+
+st bad.st $prompt
+trace 1 "no noise" "bad.st' has no tensor 'noise'" bad.st
+st bad.st $noise
+trace 1 "no prompt" "bad.st' has no tensor 'token_ids|text_embeds'" bad.st
+st bad.st $prompt noise:F32:3,8,2,6:0.5
+trace 1 "noise of another number of channels" \
+    "noise' is F32 \[3, 8, 2, 6\].*expected" bad.st
+st bad.st $prompt noise:F32:16,2,6:0.5
+trace 1 "noise with a dimension missing" "noise' is F32 \[16, 2, 6\]" bad.st
+st bad.st $prompt noise:I64:3,16,2,6:1
+trace 1 "noise of a wrong type" "noise' is I64.*expected F32" bad.st
+st bad.st $prompt noise:F32:0,16,2,6:1
+trace 1 "noise without a frame" "noise' is F32 \[0, 16, 2, 6\]" bad.st
+st bad.st $prompt noise:F32:4,16,2,6:0.5
+trace 1 "noise of a part of a block" "4 latent frames.*multiple of 3" bad.st
+st bad.st $prompt noise:F32:3,16,3,6:0.5
+trace 1 "noise of an illegal size" "size 48x24.*48x" bad.st
+st bad.st $prompt noise:F32:3,16,2,6:nan
+trace 1 "noise that is no number" "noise.*not a number" bad.st
+st bad.st $prompt noise:F32:3,16,2,6:inf
+trace 1 "noise that is infinite" "noise.*not a number|infinite" bad.st
+st bad.st $prompt $noise renoise.0.1:F32:3,16,2,5:0
+trace 1 "fresh noise of a wrong shape" \
+    "renoise.0.1' is F32 \[3, 16, 2, 5\].*expected" bad.st
+st bad.st $prompt $noise renoise.0.2:F32:3,16,2,6:nan
+trace 1 "fresh noise that is no number" "noise.*not a number" bad.st
+st bad.st token_ids:I64:3:41 $noise
+trace 1 "a token beyond the vocabulary" "token_ids\[0\] is 41, expected 0 to 40" \
+    bad.st
+st bad.st token_ids:I64:3:-1 $noise
+trace 1 "a negative token" "token_ids\[0\] is -1, expected 0 to 40" bad.st
+st bad.st token_ids:F32:3:1 $noise
+trace 1 "tokens of a wrong type" "token_ids is F32 \[3\], expected I64" bad.st
+st bad.st token_ids:I64:0:1 $noise
+trace 1 "no tokens" "token_ids is I64 \[0\], expected I64 \[n\]" bad.st
+st bad.st token_ids:I64:513:1 $noise
+trace 1 "513 tokens" "token_ids is I64 \[513\].*512" bad.st
+st bad.st text_embeds:F32:5,25:0 $noise
+trace 1 "embeddings of another width" "text_embeds' is F32 \[5, 25\]" bad.st
+st bad.st text_embeds:F32:513,24:0 $noise
+trace 1 "513 embeddings" "text_embeds has 513 rows, expected at most 512" bad.st
+st bad.st text_embeds:F32:5,24:nan $noise
+trace 1 "embeddings that are no numbers" "text_embeds.*not a number" bad.st
+
+# ------------------------------------------------- outputs that cannot be had
+
+# blocked NAME WORDS OUTPUT
+blocked() {
+    refused 1 "$1" "$2" trace --model "$model" --inputs in.st --outputs "$3"
+    [ ! -e "$3.part" ]
+    check "and no part of a file is left"
+}
+blocked "outputs in a folder that is not there" \
+    "no/out.st' cannot be written: No such" no/out.st
+blocked "a folder as outputs" "empty' cannot be written: Is a directory" empty
+blocked "outputs below a file" "in.st/out.st' cannot be written: Not a dir" \
+    in.st/out.st
+long=$(printf '%0300d' 0)
+blocked "outputs with too long a name" "cannot be written: File name too long" \
+    "$long"
+if [ -c /dev/full ]; then
+    before=$(ls -l /dev/full)
+    ln -s /dev/full full
+    blocked "outputs on a full device" "full' could not be written.*No space" full
+    [ "$(ls -l /dev/full)" = "$before" ] && [ -L full ]
+    check "the device is still there"
+    ln -s /dev/null null
+    run 0 trace --model "$model" --inputs in.st --outputs null && [ -L null ] &&
+        [ -c /dev/null ]
+    check "/dev/null is written, not replaced"
+fi
+echo kept > out.st
+(trap '' XFSZ; ulimit -f 8; run 1 trace --model "$model" --inputs in.st \
+    --outputs out.st && grep -q "could not be written" err)
+check "outputs larger than what may be written: $(cat err)"
+[ "$(cat out.st)" = kept ] && [ ! -e out.st.part ]
+check "leaves the file that was there, and no part"
+
+echo "1..$n"
+[ $failed = 0 ]

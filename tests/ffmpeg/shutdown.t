@@ -20,7 +20,9 @@ pass $? "-t on the input side"
 stop() {
     local signal=$1 after=$2 pid status i
     shift 2
-    "$ffmpeg" -nostdin -hide_banner -y -v error "$@" 2> log &
+    # A shell starts its background jobs with SIGINT ignored, which would lose a
+    # signal that comes before ffmpeg has set its own handler.
+    env --default-signal=INT "$ffmpeg" -nostdin -hide_banner -y -v error "$@" 2> log &
     pid=$!
     sleep "$after"
     kill -s "$signal" $pid 2> /dev/null

@@ -84,7 +84,7 @@ static void test_pairs(const char *file, CvKind kind)
     static const char *const prefixes[] = {
         "", "model.", "module.", "generator.model.", "model.diffusion_model.",
         "diffusion_model.", "net.", "transformer.",
-        "model._fsdp_wrapped_module.", "_orig_mod.module.",
+        "net.model.module.", "model._fsdp_wrapped_module.", "_orig_mod.module.",
         "model._checkpoint_wrapped_module._orig_mod.",
     };
     Pairs p;
@@ -214,9 +214,10 @@ static void test_kinds(void)
           CV_KIND_TRANSFORMER, 0,
           "blocks.0.attn1.to_qkv.weight blocks.0.self_attn.q.weight "
           "decoder.block.0.weight time_projection.1.weight" },
-        { DIT "blocks.1234567.attn1.to_q.weight", CV_KIND_TRANSFORMER, 0,
-          "blocks.0.self_attn.q.weight blocks.1234567.attn1.to_q.weight "
-          "patch_embedding.weight" },
+        { DIT_DIFFUSERS "blocks.1234567.attn1.to_k.weight "
+          "blocks.123456.attn1.to_k.weight", CV_KIND_TRANSFORMER, 0,
+          "blocks.0.self_attn.q.weight blocks.123456.self_attn.k.weight "
+          "blocks.1234567.attn1.to_k.weight time_projection.1.weight" },
         /* quantised files */
         { DIT "blocks.0.ffn.0.scale_weight", CV_KIND_TRANSFORMER, ENOSYS,
           "weights with scales ('blocks.0.ffn.0.scale_weight')|bf16" },

@@ -282,7 +282,9 @@ static const struct {
     { "{\"a\\udc00\":1}", 0, "surrogate" },
     { "{\"a\\ud800\\u0041\":1}", 0, "surrogate" },
     { "{\"\xc0\xaf\":1}", 0, "not UTF-8" },
+    { "{\"\xe0\x9f\xbf\":1}", 0, "not UTF-8" },
     { "{\"\xed\xa0\x80\":1}", 0, "not UTF-8" },
+    { "{\"\xf0\x8f\xbf\xbf\":1}", 0, "not UTF-8" },
     { "{\"\xf4\x90\x80\x80\":1}", 0, "not UTF-8" },
     { "{\"\xe2\x82\":1}", 0, "not UTF-8" },
     { "{\"\xf0\x9f\x98", 0, "not UTF-8" },
@@ -345,6 +347,11 @@ static const struct {
     { "{\"a\\u001b\":" T("F32", "[1]", "[0,4]") "}", 4, "control character" },
     { "{\"a\x7f\":" T("F32", "[1]", "[0,4]") "}", 4, "control character" },
     { A T("F32\\n", "[1]", "[0,4]") "}", 4, "dtype 'F32?'" },
+    /* 32 levels of nesting, and one more */
+    { "{\"__metadata__\":{\"a\":" "[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[0"
+      "]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]}}", 0, NULL },
+    { "{\"__metadata__\":{\"a\":" "[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[0"
+      "]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]}}", 0, "more than 32 levels" },
 #undef T
 #undef A
 };

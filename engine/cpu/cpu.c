@@ -170,6 +170,8 @@ int cv_cpu_open_kernels(CvBackend **backend, int threads, const char *kernels,
     if (blas)
         openblas_set_num_threads(1);
 #endif
+    cv_log(log, CAUSVID_LOG_VERBOSE, "CPU: %d threads, %s kernels%s", threads,
+           cpu->kernels->name, blas ? ", OpenBLAS" : "");
     *backend = b;
     return 0;
 

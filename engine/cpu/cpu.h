@@ -38,8 +38,8 @@ static inline float *cv_cpu_scratch(const CvCpu *cpu, int worker)
 }
 
 /* Run a loop on all threads; arg: the struct that the job casts it to. */
-static inline void cv_cpu_run(const CvCpu *cpu, int64_t n, int64_t grain, CvJob job,
-                              void *arg)
+static inline void cv_cpu_run(const CvCpu *cpu, int64_t n, int64_t grain,
+                              CvJob job, void *arg)
 {
     cv_pool_run(cpu->pool, n, grain, job, arg);
 }

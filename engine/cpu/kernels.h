@@ -44,6 +44,8 @@ typedef struct CvFinish {
     const float *bias, *gate; /* one row, the same for all */
 } CvFinish;
 
+#define CV_MAX_PANEL 32
+
 typedef struct CvKernels {
     const char *name;
     int lanes; /* floats of a vector */

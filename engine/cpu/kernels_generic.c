@@ -1,5 +1,6 @@
 /*
- * Inner loops for any machine: vectors of four, which compilers map to what there is.
+ * Inner loops for any machine: vectors of four floats, which compilers turn
+ * into what there is.
  *
  * SPDX-License-Identifier: BSD-2-Clause
  */

@@ -63,7 +63,8 @@ static void add_chroma(const Picture *p, int64_t y, int64_t x, double weight,
 
 static void write_yuv(const Picture *p, int half, int interleaved)
 {
-    int64_t cw = half ? (p->w + 1) / 2 : p->w, ch = half ? (p->h + 1) / 2 : p->h;
+    int64_t cw = half ? (p->w + 1) / 2 : p->w;
+    int64_t ch = half ? (p->h + 1) / 2 : p->h;
 
     for (int64_t y = 0; y < p->h; y++)
         for (int64_t x = 0; x < p->w; x++)

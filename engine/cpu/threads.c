@@ -9,6 +9,7 @@
  */
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
@@ -86,6 +87,8 @@ static void *run_worker(void *arg)
 int cv_pool_open(CvPool **out, int threads)
 {
     CvPool *pool = calloc(1, sizeof(*pool));
+    sigset_t all, before;
+    int failed = 0;
 
     *out = NULL;
     if (!pool)
@@ -99,15 +102,20 @@ int cv_pool_open(CvPool **out, int threads)
     pool->workers = calloc((size_t)threads, sizeof(*pool->workers));
     if (!pool->workers)
         goto fail;
-    for (int i = 1; i < threads; i++) {
+    /* Signals are for the threads of the program. */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    for (int i = 1; i < threads && !failed; i++) {
         Worker *worker = &pool->workers[pool->n_started];
 
         worker->pool = pool;
         worker->number = i;
-        if (pthread_create(&worker->thread, NULL, run_worker, worker))
-            goto fail;
-        pool->n_started++;
+        failed = pthread_create(&worker->thread, NULL, run_worker, worker);
+        pool->n_started += !failed;
     }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (failed)
+        goto fail;
     *out = pool;
     return 0;
 

@@ -86,7 +86,8 @@ static void print_log(void *cookie, enum CausvidLogLevel level,
                       const char *format, va_list args)
 {
     (void)cookie;
-    (void)level;
+    if (level > CAUSVID_LOG_WARNING)
+        return;
     fputs("# ", stderr);
     vfprintf(stderr, format, args);
     fputc('\n', stderr);

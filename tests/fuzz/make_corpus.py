@@ -245,6 +245,51 @@ def texts():
     put("j", "blanks", " \t\r\n{ \"a\" : [ 1 , 2 ] } \n")
 
 
+
+def tokenizers():
+    """Vocabularies (protobuf messages) behind a prompt and its length."""
+    def varint(n):
+        out = b""
+        while n > 0x7f:
+            out, n = out + bytes([n & 0x7f | 0x80]), n >> 7
+        return out + bytes([n])
+
+    def field(number, data):
+        return varint(number << 3 | 2) + varint(len(data)) + data
+
+    def piece(text, score=0.0, kind=None):
+        return field(1, field(1, text.encode()) + b"\x15" +
+                     struct.pack("<f", score) +
+                     (b"" if kind is None else b"\x18" + varint(kind)))
+
+    def put(name, prompt, *parts):
+        prompt = prompt.encode()
+        save("spiece", name, bytes([len(prompt)]) + prompt + b"".join(parts))
+
+    normal, unknown, control, user, byte = 1, 2, 3, 4, 6
+    base = [piece("<pad>", 0, control), piece("</s>", 0, control),
+            piece("<unk>", 0, unknown)]
+    words = [piece(w, -i / 4) for i, w in enumerate(
+        ["\u2581a", "\u2581", "a", "cat", "c", "t", "!", "!!", "\u732b"])]
+    put("plain", "a cat!!! \u732b \u00fc", *base, *words)
+    put("sentinels", "a <extra_id_0> <extra_id_299></s> <unk>x<pad>", *base,
+        *words)
+    put("types", "a cat", *base, *words, piece("<0x41>", 0, byte),
+        piece("<user>", 0, user), piece("<used>", -1, normal))
+    put("settings", "&lt;cat&gt; \ufb01", *base, *words,
+        field(2, b"\x18\x01"), field(3, field(1, b"nmt_nfkc") + b"\x18\x01"),
+        field(4, b""), field(5, b""))
+    put("bpe", "a", *base, field(2, b"\x18\x02"))
+    put("empty", "")
+    put("no-unknown", "a", *base[:2])
+    put("two-unknowns", "a", *base, piece("?", 0, unknown))
+    put("no-end", "a", base[2])
+    put("twice", "a", *base, piece("a"), piece("a"))
+    put("score", "a", *base, piece("a", float("nan")))
+    put("cut", "a", *base, words[0][:-3])
+
+
 weights()
 networks()
 texts()
+tokenizers()

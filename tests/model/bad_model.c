@@ -6,6 +6,7 @@
  */
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -89,16 +90,18 @@ static void remove_tree(const char *path)
         die(path);
 }
 
+/* Written over and then cut: emptying files is slow on some file systems. */
 static void save(const char *path, const void *data, size_t n)
 {
     struct stat st;
-    FILE *file;
+    int fd;
 
     if (!lstat(path, &st) && !S_ISREG(st.st_mode))
         remove_tree(path); /* a link must not be followed */
     chmod(path, 0644);     /* where it is there */
-    file = fopen(path, "wb");
-    if (!file || fwrite(data, 1, n, file) != n || fclose(file))
+    fd = open(path, O_WRONLY | O_CREAT, 0644);
+    if (fd < 0 || write(fd, data, n) != (ssize_t)n ||
+        ftruncate(fd, (off_t)n) || close(fd))
         die(path);
 }
 

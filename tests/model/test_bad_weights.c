@@ -390,7 +390,7 @@ static void test_overflow(void)
 /* More than the memory that the process may have. */
 static void test_memory(void)
 {
-#ifdef __SANITIZE_ADDRESS__
+#ifdef ADDRESS_SANITIZER
     tap_skip(1, "the sanitizer reserves more than any limit");
 #else
     struct rlimit limit;

@@ -131,8 +131,10 @@ static void log_line(void *cookie, enum CausvidLogLevel level,
     av_bprint_finalize(&line, NULL);
 }
 
-/** Error codes of the library are AVERROR's, but two of them have a name of
- * FFmpeg's own that tells more. The library has logged the reason. */
+/**
+ * Error codes of the library are AVERROR's, but two of them have a name of
+ * FFmpeg's own that tells more. The library has logged the reason.
+ */
 static int av_error(int ret)
 {
     switch (ret) {
@@ -145,7 +147,8 @@ static int av_error(int ret)
 /** Refuse a text that is blank or not UTF-8. where says what text it is. */
 static int check_text(AVFilterContext *ctx, const char *where, const char *text)
 {
-    const uint8_t *start = text, *p = start, *end = start + strlen(text);
+    const uint8_t *start = (const uint8_t *)text;
+    const uint8_t *p = start, *end = start + strlen(text);
 
     if (!text[strspn(text, WHITESPACE)]) {
         av_log(ctx, AV_LOG_ERROR,
@@ -215,8 +218,10 @@ static int read_promptfile(AVFilterContext *ctx, AVBPrint *text)
     return 0;
 }
 
-/** Take one prompt from each line that is not blank and not a comment. All
- * are checked now: an error in the middle of the output would be too late. */
+/**
+ * Take one prompt from each line that is not blank and not a comment. All
+ * are checked now: an error in the middle of the output would be too late.
+ */
 static int parse_promptfile(AVFilterContext *ctx)
 {
     CausvidSourceContext *s = ctx->priv;
@@ -341,8 +346,10 @@ static int query_formats(const AVFilterContext *ctx,
     return ff_set_common_formats_from_list2(ctx, cfg_in, cfg_out, formats);
 }
 
-/** The number of frames whose timestamps lie below duration: the same count
- * that FFmpeg's other sources give. */
+/**
+ * The number of frames whose timestamps lie below duration: the same count
+ * that FFmpeg's other sources give.
+ */
 static int count_frames(AVFilterContext *ctx, AVRational frame_rate)
 {
     CausvidSourceContext *s = ctx->priv;
@@ -409,8 +416,10 @@ static int open_model(AVFilterContext *ctx)
     return av_error(causvid_open(&s->cv, &settings));
 }
 
-/** Have the next frame written into frame's planes, going on with the next
- * prompt where a clip ends. Returns CAUSVID_EOF after the last clip. */
+/**
+ * Have the next frame written into frame's planes, going on with the next
+ * prompt where a clip ends. Returns CAUSVID_EOF after the last clip.
+ */
 static int read_picture(CausvidSourceContext *s, AVFrame *frame,
                         CausvidPicture *pic)
 {
@@ -452,8 +461,10 @@ static int set_metadata(AVFrame *frame, const CausvidPicture *pic)
     return av_dict_set_int(m, "lavfi.causvid.block", pic->block, 0);
 }
 
-/** Make the next frame in a buffer of the output's format. Takes the buffer,
- * which may be NULL. Returns CAUSVID_EOF, with *out NULL, after the end. */
+/**
+ * Make the next frame in a buffer of the output's format. Takes the buffer,
+ * which may be NULL. Returns CAUSVID_EOF, with *out NULL, after the end.
+ */
 static int make_frame(AVFilterLink *outlink, AVFrame *frame, AVFrame **out)
 {
     CausvidSourceContext *s = outlink->src->priv;

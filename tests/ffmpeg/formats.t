@@ -72,7 +72,7 @@ at_least() {
 
 # Two roundings that differ by less than one level each leave a mean square
 # error below 1, which is 48.1 dB; swscale's own matrix and dither are in the
-# bound of 45. A wrong matrix (BT.601), range or plane order gives below 30.
+# bound of 45. With the matrix of BT.601 it is 35 dB, with a wrong range 29 dB.
 to709="scale=out_color_matrix=bt709:out_range=tv"
 at_least 45 "yuv420p10 in 8 bits is yuv420p" \
     "$(psnr yuv420p format=yuv420p format=yuv420p10le,scale,format=yuv420p)"
@@ -85,7 +85,7 @@ at_least 45 "full range as limited range is limited range" \
 # the right siting is nearer than the wrong one.
 left=$(psnr yuv420p format=yuv420p "format=yuv444p,scale=out_h_chr_pos=0:out_v_chr_pos=128:flags=bilinear,format=yuv420p")
 center=$(psnr yuv420p format=yuv420p "format=yuv444p,scale=out_h_chr_pos=128:out_v_chr_pos=128:flags=bilinear,format=yuv420p")
-at_least 33 "yuv444p halved is yuv420p" "$left"
+at_least 40 "yuv444p halved is yuv420p" "$left"
 ok "chroma is sited left, not in the middle ($left against $center dB)" \
     awk "BEGIN { exit !($left > $center) }"
 

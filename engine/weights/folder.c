@@ -74,10 +74,13 @@ int cv_folder_scan(CvFolder *f, const char *path, const char *prefix,
     int n = scandir(path, &list, NULL, alphasort);
 
     memset(f, 0, sizeof(*f));
-    if (n < 0)
-        return cv_fail(log, errno == ENOENT || errno == ENOTDIR ? ENOENT : EIO,
-                       "folder '%s' cannot be read: %s", path,
+    if (n < 0) {
+        int error = errno == ENOENT || errno == ENOTDIR ? ENOENT :
+                    errno == ENOMEM ? ENOMEM : EIO;
+
+        return cv_fail(log, error, "folder '%s' cannot be read: %s", path,
                        strerror(errno));
+    }
     f->n_indexes = note(f, path, prefix, list, n, ".safetensors.index.json");
     if (!f->n_indexes)
         f->n_files = note(f, path, prefix, list, n, ".safetensors");

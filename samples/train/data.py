@@ -374,6 +374,26 @@ def caption(rng, scene, noise=True):
     return text
 
 
+# Classes of what a caption says: colour, shape, motion, background, and the
+# second object's three, which may be absent.
+CLASSES = [len(COLOUR_NAMES), len(SHAPES), len(MOTIONS), len(COLOUR_NAMES),
+           len(COLOUR_NAMES) + 1, len(SHAPES) + 1, len(MOTIONS) + 1]
+
+
+def labels(scene):
+    out = []
+    for slot in range(2):
+        if slot < len(scene["objects"]):
+            o = scene["objects"][slot]
+            out += [COLOUR_NAMES.index(o["colour"]),
+                    SHAPES.index(o["shape"]), MOTIONS.index(o["motion"])]
+        else:
+            out += [len(COLOUR_NAMES), len(SHAPES), len(MOTIONS)]
+        if slot == 0:
+            out.append(COLOUR_NAMES.index(scene["background"]))
+    return out
+
+
 if __name__ == "__main__":
     demo = random.Random(1)
     for _ in range(12):

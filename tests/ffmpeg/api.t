@@ -47,9 +47,4 @@ timeout 60 ./generate -m /no/such/model "$prompt" > out.txt 2> log
 is "$?" 1 "a bad model fails"
 like "$(cat log)" "/no/such/model" "and is named"
 
-if command -v valgrind > /dev/null && [ -n "${CAUSVID_VALGRIND:-}" ]; then
-    valgrind -q --leak-check=full --error-exitcode=9 ./generate -d 0.05 "$prompt" > /dev/null 2> log
-    pass $? "valgrind finds nothing" || diag "$(tail -n 20 log)"
-fi
-
 finish

@@ -172,8 +172,8 @@ int cv_json_string(const cJSON *object, const char *path, const char *key,
         return 0;
     }
     return cv_fail(log, EILSEQ, "'%s': \"%s\" is %s; expected a string of at "
-                   "most %zu bytes without control characters", path, key, value_text(text, item),
-                   size - 1);
+                   "most %zu bytes without control characters", path, key,
+                   value_text(text, item), size - 1);
 }
 
 int cv_json_bool(const cJSON *object, const char *path, const char *key,

@@ -24,8 +24,8 @@
 
 /* Parse `size` bytes. EILSEQ names `path`, line, column and the reason: not
  * JSON (RFC 8259), not UTF-8, NUL in a string, control characters in a key,
- * nested or long beyond the limits, the same key twice in one object. ENOMEM. Free with cJSON_Delete().
- * `text` need not end in NUL. */
+ * nested or long beyond the limits, the same key twice in one object. ENOMEM.
+ * Free with cJSON_Delete(). `text` need not end in NUL. */
 int cv_json_parse(cJSON **json, const char *text, size_t size,
                   const char *path, CvLog *log);
 

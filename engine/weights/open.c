@@ -30,8 +30,8 @@ static int is_torch_zip(const CvFile *file)
 static int is_torch_legacy(const CvFile *file)
 {
     /* protocol 2, then the number 0x1950a86a20f9469cfc6c (torch.save) */
-    return begins(file, "\x80\2\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19",
-                  14);
+    return begins(file, "\x80\2\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50"
+                  "\x19", 14);
 }
 
 static int is_gguf(const CvFile *file)

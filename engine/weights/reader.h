@@ -46,7 +46,7 @@ struct CvWeights {
 
 typedef struct CvReader {
     const char *format;  /* "safetensors" */
-    int (*detect)(const CvFile *file); /* 1 when it is one, by its first bytes */
+    int (*detect)(const CvFile *file); /* is it one, by its first bytes? */
     /* Fill the directory. NULL: the format is known but not read. */
     int (*read)(CvWeights *weights, const CvFile *file, CvLog *log);
     int error;           /* without read: the error, */

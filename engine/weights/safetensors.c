@@ -121,11 +121,13 @@ static int compare_places(const void *a, const void *b)
     const CvEntry *x = *(const CvEntry *const *)a;
     const CvEntry *y = *(const CvEntry *const *)b;
     const uint8_t *p = x->tensor.data, *q = y->tensor.data;
+    int x_empty = !cv_tensor_bytes(&x->tensor);
+    int y_empty = !cv_tensor_bytes(&y->tensor);
 
     if (p != q)
         return p < q ? -1 : 1;
     /* tensors without elements take no room: before what begins there */
-    return (cv_tensor_bytes(&x->tensor) > 0) - (cv_tensor_bytes(&y->tensor) > 0);
+    return y_empty - x_empty;
 }
 
 /* Check that the entries from `first` on cover the data exactly. */

@@ -200,7 +200,8 @@ static int at(const char *path, const char *root, const char *name)
 
     if (!name)
         return !path[0];
-    if (strncmp(path, root, n) || path[n] != '/' || strcmp(path + n + 1, name)) {
+    if (strncmp(path, root, n) || path[n] != '/' ||
+        strcmp(path + n + 1, name)) {
         tap_diag("got '%s', expected '%s/%s'", path, root, name);
         return 0;
     }

@@ -324,13 +324,14 @@ static cJSON *st_parse(const St *st, const char *name)
     return json;
 }
 
-/* Offsets of a member of the header. */
+/* Offsets of a member of the header; 0 for __metadata__. */
 static size_t st_offset(const cJSON *member, int i)
 {
     const cJSON *offsets = cJSON_GetObjectItemCaseSensitive(member,
                                                             "data_offsets");
+    const cJSON *offset = cJSON_GetArrayItem(offsets, i);
 
-    return (size_t)cJSON_GetNumberValue(cJSON_GetArrayItem(offsets, i));
+    return offset ? (size_t)offset->valuedouble : 0;
 }
 
 size_t st_header(const char *name)

@@ -644,7 +644,7 @@ static const AVOption causvid_options[] = {
     CONSTANT("causvid", "predict the picture, add fresh noise, repeat", CAUSVID_SAMPLER_CAUSVID, "sampler"),
     CONSTANT("euler", "Euler steps of the flow", CAUSVID_SAMPLER_EULER, "sampler"),
     CONSTANT("unipc", "UniPC of order 2, as in Wan", CAUSVID_SAMPLER_UNIPC, "sampler"),
-    CONSTANT("flowmatch", "Euler steps on CausVid's fixed sigmas", CAUSVID_SAMPLER_FLOWMATCH, "sampler"),
+    CONSTANT("flowmatch_causvid", "Euler steps on CausVid's fixed sigmas", CAUSVID_SAMPLER_FLOWMATCH, "sampler"),
     { "precision", "set arithmetic of the networks", OFFSET(precision), AV_OPT_TYPE_INT, { .i64 = CAUSVID_PRECISION_AUTO }, CAUSVID_PRECISION_AUTO, CAUSVID_PRECISION_FP8, FLAGS, .unit = "precision" },
     CONSTANT("auto", "what suits the device", CAUSVID_PRECISION_AUTO, "precision"),
     CONSTANT("fp32", "32-bit floats", CAUSVID_PRECISION_FP32, "precision"),

@@ -270,7 +270,8 @@ CAUSVID_API int causvid_get_info(const CausvidContext *ctx, CausvidInfo *info);
  * Begin a clip; a clip that was running is dropped. Checks everything, plans
  * and takes the memory, and lets a thread generate ahead: at most one block
  * beyond the block that is being read.
- * @return 0, or EINVAL, ENOMEM, ECANCELED
+ * @return 0, or EINVAL, ENOMEM, ECANCELED, EIO (the text encoder's result is
+ *         no number: damaged weights)
  */
 CAUSVID_API int causvid_start(CausvidContext *ctx, const CausvidClip *clip);
 

@@ -89,6 +89,8 @@ static int count_blocks(CvClip *clip, const CvModel *model,
 static int make_schedule(CvClip *clip, const CvModel *model,
                          const CausvidClip *args)
 {
+    /* CausVid's published list, for recipes that have none of their own */
+    static const float causvid[] = { 1000, 757, 522 };
     const CvRecipe *recipe = &model->recipe;
     CvScheduleArgs s = {
         .sampler = args->sampler ? args->sampler : recipe->sampler,
@@ -112,6 +114,9 @@ static int make_schedule(CvClip *clip, const CvModel *model,
         s.timesteps   = recipe->timesteps;
         s.n_timesteps = recipe->n_timesteps;
         s.warp        = recipe->warp;
+    } else if (s.sampler == CAUSVID_SAMPLER_CAUSVID) {
+        s.timesteps   = causvid;
+        s.n_timesteps = sizeof(causvid) / sizeof(*causvid);
     } else if (!s.steps) {
         s.steps = recipe->steps;
     }

@@ -282,7 +282,7 @@ static void describe(CvDit *dit, const CvWeights *weights)
     cv_weights_types(weights, types, sizeof(types));
     snprintf(dit->description, sizeof(dit->description),
              "Wan transformer, %" PRId64 " layers, width %" PRId64 ", %" PRId64
-             " heads of %" PRId64 ", ffn %" PRId64 ", %.4g M parameters, %s, "
+             " heads of %" PRId64 ", ffn %" PRId64 ", %.1f M parameters, %s, "
              "%s names", size->layers, size->dim, size->heads, dit->head_dim,
              size->ffn_dim, (double)dit->parameters * 1e-6, types,
              cv_weights_layout(weights));

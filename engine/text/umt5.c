@@ -235,7 +235,7 @@ static void describe(CvUmt5 *u, const CvWeights *weights)
     snprintf(u->description, sizeof(u->description),
              "UMT5 encoder, %" PRId64 " layers, width %" PRId64 ", %" PRId64
              " heads of %" PRId64 ", ffn %" PRId64 ", %" PRId64 " tokens, "
-             "%.4g M parameters, %s, %s names", u->n_layers, u->dim, u->heads,
+             "%.1f M parameters, %s, %s names", u->n_layers, u->dim, u->heads,
              u->inner / u->heads, u->ffn, u->vocab, parameters * 1e-6, types,
              cv_weights_layout(weights));
 }

@@ -13,6 +13,7 @@ import sys
 import tempfile
 
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 
 import data
 
@@ -44,9 +45,13 @@ def train(folder):
             required_chars="".join(chr(c) for c in range(33, 127)),
             num_threads=1, input_sentence_size=0, minloglevel=1)
         with open(os.path.join(scratch, "spiece.model"), "rb") as source:
-            model = source.read()
+            model = sentencepiece_model_pb2.ModelProto.FromString(
+                source.read())
+    # Where it was trained is of no interest to anybody.
+    model.trainer_spec.ClearField("input")
+    model.trainer_spec.ClearField("model_prefix")
     with open(os.path.join(folder, "spiece.model"), "wb") as out:
-        out.write(model)
+        out.write(model.SerializeToString())
     config = {"tokenizer_class": "T5Tokenizer", "vocab_file": "spiece.model",
               "pad_token": "<pad>", "eos_token": "</s>", "bos_token": "<s>",
               "unk_token": "<unk>", "extra_ids": 0,

@@ -45,7 +45,7 @@ for sampler in causvid euler unipc; do
         "sampler=$sampler works"
 done
 # Its list of sigmas is fixed, so it brings its own number of steps.
-is "$(hashes "$source:d=0.5:sampler=flowmatch" | wc -l)" 8 "sampler=flowmatch works"
+is "$(hashes "$source:d=0.5:sampler=flowmatch_causvid" | wc -l)" 8 "sampler=flowmatch_causvid works"
 
 guided=$(hashes "$source:d=0.5:guidance=3")
 isnt "$guided" "$reference" "guidance changes the picture"

@@ -32,6 +32,7 @@ import shutil
 import sys
 
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 import torch
 from diffusers import (AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline,
                        WanTransformer3DModel)
@@ -50,6 +51,15 @@ PROMPT = "a red circle moves right on a blue background"
 # ------------------------------------------------------------------ the model
 
 
+def strip_paths(path):
+    """Takes the folder it was trained in out of a spiece.model."""
+    with open(path, "rb") as source:
+        model = sentencepiece_model_pb2.ModelProto.FromString(source.read())
+    model.trainer_spec.ClearField("model_prefix")
+    with open(path, "wb") as out:
+        out.write(model.SerializeToString())
+
+
 def make_tokenizer(folder):
     os.makedirs(folder, exist_ok=True)
     colours = ["red", "blue", "green", "yellow", "white", "black"]
@@ -66,6 +76,7 @@ def make_tokenizer(folder):
         normalization_rule_name="identity", num_threads=1,
         minloglevel=2)
     os.remove(os.path.join(folder, "spiece.vocab"))
+    strip_paths(os.path.join(folder, "spiece.model"))
     return os.path.join(folder, "spiece.model")
 
 

@@ -5,6 +5,7 @@
  */
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "pipeline.h"
 
@@ -52,11 +53,13 @@ void causvid_default_clip(CausvidClip *clip)
 int causvid_open(CausvidContext **ctx, const CausvidSettings *settings)
 {
     CausvidContext *c = calloc(1, sizeof(*c));
+    struct timespec began, now;
     int err;
 
     *ctx = NULL;
     if (!c)
         return CAUSVID_ERR(ENOMEM);
+    clock_gettime(CLOCK_MONOTONIC, &began);
     cv_log_init(&c->log, settings);
     c->progress = settings->progress;
     c->cookie   = settings->cookie;
@@ -64,6 +67,11 @@ int causvid_open(CausvidContext **ctx, const CausvidSettings *settings)
         causvid_close(&c);
         return err;
     }
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    cv_log(&c->log, CAUSVID_LOG_INFO, "%s loaded: %.0f MB of weights, %.1f s",
+           c->model.recipe.name, (double)cv_model_bytes(&c->model) / 1e6,
+           (double)(now.tv_sec - began.tv_sec) +
+           (double)(now.tv_nsec - began.tv_nsec) * 1e-9);
     *ctx = c;
     return 0;
 }

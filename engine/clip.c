@@ -117,8 +117,9 @@ static int make_schedule(CvClip *clip, const CvModel *model,
     } else if (s.sampler == CAUSVID_SAMPLER_CAUSVID) {
         s.timesteps   = causvid;
         s.n_timesteps = sizeof(causvid) / sizeof(*causvid);
-    } else if (!s.steps) {
-        s.steps = recipe->steps;
+    } else if (!s.steps && (s.sampler == recipe->sampler ||
+                            s.sampler != CAUSVID_SAMPLER_FLOWMATCH)) {
+        s.steps = recipe->steps; /* flowmatch_causvid has a count of its own */
     }
     return cv_schedule_init(&clip->schedule, &s, model->log);
 }

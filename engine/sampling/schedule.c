@@ -196,7 +196,7 @@ static int flowmatch_schedule(CvSchedule *schedule, const CvScheduleArgs *args,
         return cv_fail(log, EINVAL, "timesteps: the flowmatch sampler has its "
                        "own list; use the sampler euler with yours");
     if (is_wide ? steps < 1 || steps > max : steps != max)
-        return cv_fail(log, EINVAL, "steps: %d, but the flowmatch sampler has "
+        return cv_fail(log, EINVAL, "steps: %d, but the flowmatch_causvid sampler has "
                        "%s%d for this model", steps,
                        is_wide ? "1 to " : "exactly ", max);
     schedule->steps = steps;

@@ -3,6 +3,7 @@
  *
  * SPDX-License-Identifier: BSD-2-Clause
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -14,10 +15,33 @@
 #include <cblas.h>
 #endif
 
+/* Smaller requests are not worth a look at /proc. */
+#define LARGE_BYTES ((size_t)64 << 20)
+
+/* Whether the machine has this much memory to give now. Linux promises more
+ * than it has and ends a process that believes it, so a clip that cannot fit
+ * must be refused by asking first. 1 when it cannot be told. */
+static int is_available(size_t bytes)
+{
+    FILE *file = fopen("/proc/meminfo", "r");
+    unsigned long long kb = 0;
+    char line[128];
+    int found = 0;
+
+    if (!file)
+        return 1;
+    while (!found && fgets(line, sizeof(line), file))
+        found = sscanf(line, "MemAvailable: %llu kB", &kb) == 1;
+    fclose(file);
+    return !found || bytes / 1024 < kb;
+}
+
 static int cpu_alloc(CvBackend *b, size_t bytes, void **data)
 {
     (void)b;
+    *data = NULL;
     if (bytes > PTRDIFF_MAX / 2 ||
+        (bytes >= LARGE_BYTES && !is_available(bytes)) ||
         posix_memalign(data, 64, bytes ? bytes : 64)) {
         *data = NULL;
         return CAUSVID_ERR(ENOMEM);

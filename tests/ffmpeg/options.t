@@ -47,9 +47,9 @@ done
 # Its list of sigmas is fixed, so it brings its own number of steps.
 is "$(hashes "$source:d=0.5:sampler=flowmatch_causvid" | wc -l)" 8 "sampler=flowmatch_causvid works"
 
-guided=$(hashes "$source:d=0.5:guidance=3")
+guided=$(hashes "$source:d=0.5:guidance=5")
 isnt "$guided" "$reference" "guidance changes the picture"
-isnt "$(hashes "$source:d=0.5:guidance=3:negative_prompt=a blue star")" \
+isnt "$(hashes "$source:d=0.5:guidance=5:negative_prompt=a blue star")" \
     "$guided" "negative_prompt acts where guidance is not 1"
 is "$(hashes "$source:d=0.5:guidance=1:negative_prompt=a blue star")" \
     "$(hashes "$source:d=0.5:guidance=1")" "negative_prompt does nothing at guidance 1"

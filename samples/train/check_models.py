@@ -32,6 +32,17 @@ def check_vae():
               error(ours.clamp(-1, 1), vae.decode(z).sample))
 
 
+def check_text():
+    text = models.make_text(700).eval()
+    randomise(text)
+    ids = torch.randint(4, 700, (3, models.TOKENS))
+    counts = torch.tensor([models.TOKENS, 20, 1])
+    mask = torch.arange(models.TOKENS) < counts[:, None]
+    theirs = text(input_ids=ids, attention_mask=mask.long())[0]
+    print("text", error(models.text_rows(text, ids, counts),
+                        theirs * mask.unsqueeze(-1)))
+
+
 def check_dit():
     text = models.make_text(700).eval()
     dit = models.make_dit().eval()
@@ -73,12 +84,17 @@ def check_dit():
                                         torch.zeros(2, 1), context, "cache",
                                         first=3 * j, past=past)[1])
     print("causal", error(ours, torch.cat(steps, 2)))
+    twice, _ = models.dit_forward(
+        dit, noisy.repeat(2, 1, 1, 1, 1), times.repeat(2, 1),
+        models.repeat_context(context, 2), "blocks", past=clean)
+    print("copies", error(twice, ours.repeat(2, 1, 1, 1, 1)))
 
 
 if __name__ == "__main__":
     torch.manual_seed(1)
     with torch.no_grad():
         check_vae()
+        check_text()
         check_dit()
     for make in (models.make_vae, models.make_dit,
                  lambda: models.make_text(700)):

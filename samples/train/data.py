@@ -24,9 +24,19 @@ MOTIONS = ["left", "right", "up", "down", "still", "growing", "shrinking",
            "rotating"]
 NO_ROTATION = ("circle", "ring")      # a turn of these cannot be seen
 
+# Objects are several cells of the latent grid wide (8 pixels), or a small
+# transformer cannot give them a shape, and where they are and how fast they
+# move varies little: what the prompt leaves open has to be decided in the
+# first of four steps.
+RADIUS = (20, 30)
+RADIUS_ROTATING = (24, 32)
+RADIUS_TWO_ROWS = (15, 21)
+RADIUS_TWO_COLUMNS = (15, 22)
+SPEED = (16, 28)
+
 # Radii of growing and shrinking objects, and how long one ramp lasts.
-RAMP = (9.0, 30.0)
-RAMP_TWO = (8.0, 20.0)
+RAMP = (12.0, 38.0)
+RAMP_TWO = (11.0, 24.0)
 RAMP_SECONDS = (4.5, 5.5)
 
 # Two objects keep apart: stacked in two rows when one moves sideways, else
@@ -67,10 +77,10 @@ def pick_triple(rng, motions=MOTIONS, colours=COLOUR_NAMES):
 def place(rng, triple, where, spread, radius, ramp):
     """An object: where it starts and how it moves."""
     colour, shape, motion = triple
-    speed = rng.uniform(14, 32)
-    # Half of the ramps start near their beginning, so that a clip shows one
-    # long growth; the others show that a ramp starts again.
-    phase = rng.uniform(0, 0.1) if rng.random() < 0.5 else rng.random()
+    speed = rng.uniform(*SPEED)
+    # Most ramps start near their beginning, so that a clip shows one long
+    # growth; the others show that a ramp starts again.
+    phase = rng.uniform(0, 0.1) if rng.random() < 0.7 else rng.random()
     return {
         "colour": colour, "shape": shape, "motion": motion,
         "x": where[0] + rng.uniform(-spread[0], spread[0]),
@@ -79,7 +89,7 @@ def place(rng, triple, where, spread, radius, ramp):
         "vy": {"up": -speed, "down": speed}.get(motion, 0.0),
         "r": rng.uniform(*radius), "ramp": ramp, "phase": phase,
         "period": rng.uniform(*RAMP_SECONDS),
-        "angle": rng.uniform(-0.35, 0.35) if motion == "rotating" else 0.0,
+        "angle": rng.uniform(-0.3, 0.3) if motion == "rotating" else 0.0,
         "turn": rng.uniform(0.12, 0.3) if motion == "rotating" else 0.0,
     }
 
@@ -88,10 +98,10 @@ def scene_one(rng, triple=None, background=None):
     triple = triple or pick_triple(rng)
     background = background or rng.choice(
         [c for c in COLOUR_NAMES if c != triple[0]])
-    radius = (16, 23) if triple[2] == "rotating" else (13, 22)
+    radius = RADIUS_ROTATING if triple[2] == "rotating" else RADIUS
     centre = (WIDTH / 2, HEIGHT / 2)
     return {"background": background,
-            "objects": [place(rng, triple, centre, (28, 14), radius, RAMP)]}
+            "objects": [place(rng, triple, centre, (20, 8), radius, RAMP)]}
 
 
 def scene_two(rng, triples=None, background=None):
@@ -106,9 +116,11 @@ def scene_two(rng, triples=None, background=None):
         [c for c in COLOUR_NAMES if c not in taken])
     rows = any(t[2] in ("left", "right") for t in triples)
     if rows:
-        spots, spread, radius = ((80, 25), (80, 71)), (40, 3), (12, 17)
+        spots, spread = ((80, 24), (80, 72)), (24, 1.5)
+        radius = RADIUS_TWO_ROWS
     else:
-        spots, spread, radius = ((42, 48), (118, 48)), (6, 10), (13, 20)
+        spots, spread = ((40, 48), (120, 48)), (6, 8)
+        radius = RADIUS_TWO_COLUMNS
     return {"background": background,
             "objects": [place(rng, t, s, spread, radius, RAMP_TWO)
                         for t, s in zip(triples, spots)]}

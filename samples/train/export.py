@@ -1,10 +1,12 @@
 """Writes the sample model's folder from the training checkpoints.
 
-    python3 export.py CHECKPOINTS TOKENIZER OUTPUT [--timesteps 1000,757,522]
+    python3 export.py CHECKPOINTS TOKENIZER OUTPUT --timesteps 1000,757,522
+    python3 export.py CHECKPOINTS TOKENIZER OUTPUT --euler 16 --guidance 3
 
-CHECKPOINTS holds vae.safetensors, dit.safetensors and text.safetensors; a
-missing one is replaced by random weights when --random is given. Weights are
-stored as bfloat16 by the classes' own save_pretrained.
+CHECKPOINTS names folders, with commas between: each network is taken from the
+first that holds it. --random takes random weights instead. --euler writes the
+recipe of a flow model. Weights are stored as bfloat16 by the classes' own
+save_pretrained.
 """
 import argparse
 import json
@@ -12,37 +14,28 @@ import os
 import shutil
 
 import torch
-from safetensors.torch import load_file
 
+import common
 import models
 from tokenizer import Tokenizer
 
 
-def recipe(timesteps):
-    return {"name": "shapes", "variant": "causal", "width": 160,
-            "height": 96, "rate": 16, "frames": 81,
-            "frames_per_block": models.BLOCK, "window": models.WINDOW,
-            "sampler": "causvid", "timesteps": timesteps, "warp": False,
-            "shift": 8.0, "guidance": 1.0}
+def recipe(timesteps, euler, guidance):
+    out = {"name": "shapes", "variant": "causal", "width": 160, "height": 96,
+           "rate": 16, "frames": 81, "frames_per_block": models.BLOCK,
+           "window": models.WINDOW}
+    if euler:
+        out.update(sampler="euler", steps=euler, shift=3.0)
+    else:
+        out.update(sampler="causvid", timesteps=timesteps, warp=False,
+                   shift=8.0)
+    return {**out, "guidance": guidance}
 
 
 def write_json(path, value):
     with open(path, "w", encoding="utf-8") as out:
         json.dump(value, out, indent=2)
         out.write("\n")
-
-
-def load(folder, name, module, random_ok):
-    path = os.path.join(folder, name + ".safetensors")
-    if not os.path.exists(path):
-        if not random_ok:
-            raise SystemExit(f"{path} is missing")
-        return {}
-    state = load_file(path)
-    extra = {k: state.pop(k) for k in list(state) if k.startswith("stats.")}
-    module.load_state_dict({k: v.float() for k, v in state.items()},
-                           strict=name != "text")
-    return extra
 
 
 def fast_tokenizer(folder):
@@ -74,6 +67,8 @@ def main():
     args.add_argument("tokenizer")
     args.add_argument("output")
     args.add_argument("--timesteps", default="1000,757,522,250")
+    args.add_argument("--euler", type=int, default=0)
+    args.add_argument("--guidance", type=float, default=1.0)
     args.add_argument("--random", action="store_true")
     args = args.parse_args()
     torch.manual_seed(2)
@@ -93,13 +88,16 @@ def main():
         with torch.no_grad():
             for p in dit.proj_out.parameters():
                 p.add_(0.02 * torch.randn_like(p))
-    stats = load(args.checkpoints, "vae", vae, args.random)
-    load(args.checkpoints, "dit", dit, args.random)
-    load(args.checkpoints, "text", text, args.random)
+    stats = None
+    if not args.random:
+        cpu = torch.device("cpu")
+        stats = common.load(args.checkpoints, "vae", vae, cpu)
+        common.load(args.checkpoints, "dit", dit, cpu)
+        common.load(args.checkpoints, "text", text, cpu)
     if stats:
         vae.register_to_config(
-            latents_mean=[round(v, 6) for v in stats["stats.mean"].tolist()],
-            latents_std=[round(v, 6) for v in stats["stats.std"].tolist()])
+            latents_mean=[round(v, 6) for v in stats["mean"].tolist()],
+            latents_std=[round(v, 6) for v in stats["std"].tolist()])
     for name, module in (("vae", vae), ("transformer", dit),
                          ("text_encoder", text)):
         module.to(torch.bfloat16).save_pretrained(
@@ -120,7 +118,8 @@ def main():
         "transformer": ["diffusers", "WanTransformer3DModel"],
         "vae": ["diffusers", "AutoencoderKLWan"]})
     write_json(os.path.join(args.output, "recipe.json"),
-               recipe([int(t) for t in args.timesteps.split(",")]))
+               recipe([int(t) for t in args.timesteps.split(",")],
+                      args.euler, args.guidance))
     total = 0
     for base, _, names in os.walk(args.output):
         for name in names:

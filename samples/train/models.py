@@ -7,6 +7,7 @@ classes compute, over whole clips at once and, for the transformer, with the
 block-causal attention and the cache that CausVid adds. check_models.py holds
 them beside the classes.
 """
+import functools
 import math
 
 import torch
@@ -19,7 +20,8 @@ GRID_H, GRID_W = 6, 10
 FRAME_TOKENS = GRID_H * GRID_W
 BLOCK_TOKENS = BLOCK * FRAME_TOKENS
 HEAD = 128
-TEXT_ROWS = 512
+TEXT_ROWS = 512      # rows that Wan's cross attention sees
+TOKENS = 47          # of a prompt in training, the end of text included
 
 VAE_CONFIG = dict(base_dim=16, z_dim=16, dim_mult=[1, 2, 4, 4],
                   num_res_blocks=1, attn_scales=[],
@@ -223,6 +225,7 @@ def vae_decode(vae, z, dtype=torch.float32):
 
 # ----------------------------------------------------------- transformer
 
+@functools.lru_cache(maxsize=256)
 def rope_table(first, frames, device):
     """cos and sin [frames * 60, 1, 64] for latent frames from `first` on."""
     def axis(positions, pairs):
@@ -292,6 +295,7 @@ def block_forward(mode, p, x, mod, cos, sin, text_k, text_v, bias, ck, cv):
     parts; text_k, text_v: [B, rows, heads, 128]; bias: [B, rows].
     mode: "full" (no past), "blocks" (ck, cv: the clean clip; None: this is
     the clean clip), "cache" (ck, cv: keys and values of earlier blocks).
+    In "blocks" x may hold several versions of the clips, one after another.
     Returns x and this pass's own keys and values.
     """
     (table, qw, qb, kw, kb, vw, vb, ow, ob, nq, nk, n2w, n2b,
@@ -316,13 +320,16 @@ def block_forward(mode, p, x, mod, cos, sin, text_k, text_v, bias, ck, cv):
     if mode == "full":
         y = sdpa(q, k, v)
     elif mode == "blocks":
+        if ck is not None and len(ck) != len(q):
+            copies = len(q) // len(ck)
+            ck, cv = ck.repeat(copies, 1, 1, 1), cv.repeat(copies, 1, 1, 1)
         y = block_attention(q, k, v, k if ck is None else ck,
                             v if cv is None else cv)
     elif ck is None:
         y = sdpa(q, k, v)
     else:
         y = sdpa(q, torch.cat([ck, k], 1), torch.cat([cv, v], 1))
-    x = x + gated(F.linear(y.flatten(2), ow, ob), gate1)
+    x = (x + gated(F.linear(y.flatten(2), ow, ob), gate1)).to(x.dtype)
 
     y = F.layer_norm(x, (d,), n2w, n2b, eps=1e-6)
     cq = rms(F.linear(y, cqw, cqb), cnq).unflatten(-1, (-1, HEAD))
@@ -330,11 +337,11 @@ def block_forward(mode, p, x, mod, cos, sin, text_k, text_v, bias, ck, cv):
     score = score.float() + bias[:, None, None]
     y = torch.einsum("bhqk,bkhd->bqhd", score.softmax(-1).to(cq.dtype),
                      text_v)
-    x = x + F.linear(y.flatten(2), cow, cob)
+    x = (x + F.linear(y.flatten(2), cow, cob)).to(x.dtype)
 
     y = modulate(x, shift2, scale2)
     y = F.gelu(F.linear(y, f1w, f1b), approximate="tanh")
-    x = x + gated(F.linear(y, f2w, f2b), gate2)
+    x = (x + gated(F.linear(y, f2w, f2b), gate2)).to(x.dtype)
     return x, k, v
 
 
@@ -342,7 +349,25 @@ RUN = {"block": block_forward}
 
 
 def compile_block():
+    """Compiles one transformer block for each shape and mode that comes
+    (some 10 s each): six equal blocks are compiled once."""
+    torch._dynamo.config.recompile_limit = 64
     RUN["block"] = torch.compile(block_forward, dynamic=False)
+
+
+def forward_flops(tokens, keys):
+    """Floating-point operations of one forward pass, with `keys` keys seen
+    by a token on average. A training step takes three times as many."""
+    d, ffn = DIT_CONFIG["num_attention_heads"] * HEAD, DIT_CONFIG["ffn_dim"]
+    linear = 2 * (6 * d * d + 2 * d * ffn)
+    return (DIT_CONFIG["num_layers"] * tokens
+            * (linear + 4 * d * (keys + 48)))
+
+
+def causal_keys(frames):
+    """Keys seen by a token of a block-causal clip, on average."""
+    n, most = frames // BLOCK, WINDOW // BLOCK
+    return BLOCK_TOKENS * sum(min(i + 1, most) for i in range(n)) / n
 
 
 def block_params(b):
@@ -356,11 +381,54 @@ def block_params(b):
             b.ffn.net[2].weight, b.ffn.net[2].bias)
 
 
+@functools.lru_cache(maxsize=8)
+def distance_buckets(n, device):
+    """The bucket of each key's distance from each query, as T5 has them."""
+    half = TEXT_CONFIG["relative_attention_num_buckets"] // 2
+    most = TEXT_CONFIG["relative_attention_max_distance"]
+    d = torch.arange(n)[None] - torch.arange(n)[:, None]
+    near = half // 2
+    far = near + (torch.log(d.abs().clamp(min=1) / near)
+                  / math.log(most / near) * (half - near)).long()
+    bucket = torch.where(d.abs() < near, d.abs(), far.clamp(max=half - 1))
+    return (bucket + half * (d > 0)).to(device)
+
+
+def t5_norm(x, weight):
+    y = x.float()
+    return y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + 1e-6) * weight
+
+
 def text_rows(text, ids, counts):
     """UMT5 on ids [B, n], rows past the prompt zeroed as Wan does."""
-    mask = torch.arange(ids.shape[1], device=ids.device) < counts[:, None]
-    rows = text(input_ids=ids, attention_mask=mask.long())[0]
-    return rows * mask.unsqueeze(-1)
+    n = ids.shape[1]
+    mask = torch.arange(n, device=ids.device) < counts[:, None]
+    buckets = distance_buckets(n, ids.device)
+    x = F.embedding(ids, text.shared.weight)
+    for block in text.encoder.block:
+        attn, ffn = block.layer[0].SelfAttention, block.layer[1]
+        y = t5_norm(x, block.layer[0].layer_norm.weight)
+        q, k, v = (F.linear(y, m.weight).unflatten(-1, (attn.n_heads, -1))
+                   for m in (attn.q, attn.k, attn.v))
+        bias = F.embedding(buckets, attn.relative_attention_bias.weight)
+        score = torch.einsum("bqhd,bkhd->bhqk", q, k).float()
+        score = score + bias.permute(2, 0, 1).float()
+        score = score.masked_fill(~mask[:, None, None], -1e9).softmax(-1)
+        y = torch.einsum("bhqk,bkhd->bqhd", score.to(v.dtype), v)
+        x = x + F.linear(y.flatten(2), attn.o.weight)
+        y, wide = t5_norm(x, ffn.layer_norm.weight), ffn.DenseReluDense
+        y = (F.gelu(F.linear(y, wide.wi_0.weight), approximate="tanh")
+             * F.linear(y, wide.wi_1.weight))
+        x = x + F.linear(y, wide.wo.weight)
+    x = t5_norm(x, text.encoder.final_layer_norm.weight)
+    return x * mask.unsqueeze(-1)
+
+
+def repeat_context(context, copies):
+    """The context for several versions of the same clips."""
+    kv, bias = context
+    return ([(k.repeat(copies, 1, 1, 1), v.repeat(copies, 1, 1, 1))
+             for k, v in kv], bias.repeat(copies, 1))
 
 
 def text_context(dit, rows, counts):
@@ -377,7 +445,7 @@ def text_context(dit, rows, counts):
                  e.linear_2.bias)
     bias = torch.zeros(b, n + 1, device=rows.device)
     past = torch.arange(n, device=rows.device) >= counts[:, None]
-    bias[:, :n] = torch.where(past, -1e4, 0.0)
+    bias[:, :n] = bias[:, :n].masked_fill(past, -1e4)
     bias[:, n] = torch.log((TEXT_ROWS - counts).float())
     kv = []
     for block in dit.blocks:
@@ -386,6 +454,13 @@ def text_context(dit, rows, counts):
         v = F.linear(y, a.to_v.weight, a.to_v.bias)
         kv.append((k.unflatten(-1, (-1, HEAD)), v.unflatten(-1, (-1, HEAD))))
     return kv, bias
+
+
+def join_contexts(a, b):
+    """Two contexts as one batch."""
+    return ([(torch.cat([k, x]), torch.cat([v, y]))
+             for (k, v), (x, y) in zip(a[0], b[0])],
+            torch.cat([a[1], b[1]]))
 
 
 def time_embedding(dit, t):
@@ -415,7 +490,7 @@ def dit_forward(dit, x, t, context, mode="full", first=0, past=None,
     y = x.unflatten(4, (-1, 2)).unflatten(3, (-1, 2))   # b c f gh 2 gw 2
     y = y.permute(0, 2, 3, 5, 1, 4, 6).flatten(4).flatten(1, 3)
     pe = dit.patch_embedding
-    y = F.linear(y, pe.weight.flatten(1), pe.bias).float()
+    y = F.linear(y, pe.weight.flatten(1), pe.bias)
     e, mod = time_embedding(dit, t)
     kv, bias = context
     own = []
@@ -443,24 +518,42 @@ def sigma_of(t, shift=8.0):
     return float(table[(table * 1000 - t).abs().argmin()])
 
 
+def object_weight(z, level=0.7, more=2.5):
+    """Weight of each cell of clean latents [B, 16, T, h, w] in a loss, mean
+    1: cells that differ from their frame's background count more.
+
+    Objects cover less than half of a frame, so the median is background.
+    """
+    ground = z.flatten(3).median(-1)[0][..., None, None]
+    far = (z - ground).pow(2).mean(1, keepdim=True) > level * level
+    weight = 1 + more * far.to(z.dtype)
+    return weight / weight.mean()
+
+
 @torch.no_grad()
 def roll(dit, context, latents, steps, sampler="causvid", generator=None,
-         keep=None, shape=(12, 20)):
+         shape=(12, 20), states=None, empty=None, guidance=1.0):
     """Generates `latents` latent frames block by block with a cache.
 
     sampler "causvid": `steps` is the list of timesteps, x0 and fresh noise;
-    "ode": `steps` is a list of sigmas, from 1 down to 0, Euler.
+    "ode": `steps` is a list of sigmas, from 1 down to 0, Euler. `states`, a
+    list, receives what the model was given at each timestep, whole clips.
+    `empty` is the context of the empty prompt, for guidance: both run as one
+    batch, each with its own cache.
     """
     batch, device = context[1].shape[0], context[1].device
+    both = empty is not None and guidance != 1
+    if both:
+        context = join_contexts(context, empty)
 
     def noise():
         return torch.randn(batch, 16, BLOCK, *shape, device=device,
                            generator=generator)
 
-    def times(t):
-        return torch.full((batch, 1), float(t), device=device)
+    def times(n, t):
+        return torch.full((n, 1), float(t), device=device)
 
-    cache, out = [], []
+    cache, out, seen = [], [], [[] for _ in steps]
     back = WINDOW // BLOCK - 1
     for n in range(0, latents, BLOCK):
         tables = rope_table(n, BLOCK, device)
@@ -471,16 +564,26 @@ def roll(dit, context, latents, steps, sampler="causvid", generator=None,
                     for i in range(len(cache[0]))]
 
         def flow(x, t):
-            return dit_forward(dit, x, times(t), context, "cache",
+            if both:
+                x = x.repeat(2, 1, 1, 1, 1)
+            return dit_forward(dit, x, times(len(x), t), context, "cache",
                                past=past, tables=tables)
+
+        def guided(x, t):
+            v = flow(x, t)[0]
+            if both:
+                v, u = v.chunk(2)
+                v = u + guidance * (v - u)
+            return v
         x = noise()
         if sampler == "ode":
             for now, after in zip(steps[:-1], steps[1:]):
-                x = x + (after - now) * flow(x, 1000 * now)[0]
+                x = x + (after - now) * guided(x, 1000 * now)
         else:
             for i, t in enumerate(steps):
                 s = sigma_of(t)
-                x0 = x - s * flow(x, t)[0]
+                seen[i].append(x)
+                x0 = x - s * guided(x, t)
                 if i + 1 < len(steps):
                     s = sigma_of(steps[i + 1])
                     x = (1 - s) * x0 + s * noise()
@@ -488,4 +591,6 @@ def roll(dit, context, latents, steps, sampler="causvid", generator=None,
         out.append(x)
         cache.append(flow(x, 0.0)[1])
         cache = cache[-back:]
+    if states is not None:
+        states.extend(torch.cat(x, 2) for x in seen)
     return torch.cat(out, 2)[:, :, :latents]

@@ -13,7 +13,6 @@ import sys
 import tempfile
 
 import sentencepiece
-from sentencepiece import sentencepiece_model_pb2
 
 import data
 
@@ -31,6 +30,7 @@ def corpus(path, lines=40000):
 
 
 def train(folder):
+    from sentencepiece import sentencepiece_model_pb2
     os.makedirs(folder, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         text = os.path.join(scratch, "corpus.txt")

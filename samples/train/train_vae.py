@@ -10,7 +10,9 @@ import torch
 
 import common
 import data
+import machine
 import models
+from optimiser import Average, Optimiser, rate_factor
 
 
 def draw(rng, count, frames, device):
@@ -102,18 +104,19 @@ def main():
     args.add_argument("--resume")
     args.add_argument("--lr", type=float, default=2e-3)
     args = args.parse_args()
-    device = common.setup()
+    device = machine.setup()
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    rng = random.Random(common.SEED)
+    rng = random.Random(machine.SEED)
     vae = models.make_vae().to(device)
     if args.resume:
         common.load(args.resume, "vae", vae, device)
     models.compile_small()
-    choose_conv(vae, device, dtype)
+    if device.type == "cuda":
+        choose_conv(vae, device, dtype)
     vae = vae.to(device)
-    optimiser = common.Optimiser([vae], lr=args.lr, adam_lr=args.lr)
-    average = common.Average([vae], 0.995)
-    clock = common.Clock(args.minutes, args.steps)
+    optimiser = Optimiser([vae], lr=args.lr, adam_lr=args.lr)
+    average = Average(optimiser, 0.995)
+    clock = machine.Clock(args.minutes, args.steps)
     pool = torch.zeros(0)
     place, frames, batch = 0, 17, args.batch
     while clock.part() < 1:
@@ -125,8 +128,8 @@ def main():
         clip = pool[place:place + batch]
         place += batch
         loss, flat, mean = loss_of(vae, clip, dtype)
-        loss.backward()
-        optimiser.step(common.rate_factor(clock.part()))
+        optimiser.backward(loss)
+        optimiser.step(rate_factor(clock.part()))
         average.update()
         clock.step += 1
         if clock.due("last_print", 10) or clock.step <= 3:

@@ -136,7 +136,7 @@ check-unit check-ops check-model: check-%: all tests
 	$(PROVE) --exec '' "$$@"
 check-engine: check-unit check-ops check-model
 
-# The same programs under valgrind, not a part of make check: it takes an hour
+# The same programs under valgrind, not a part of make check: it takes long
 # of CPU time. Those that try damaged models by the hundred are left to the
 # sanitizers.
 VALGRIND = valgrind -q --error-exitcode=99 --leak-check=full

@@ -136,8 +136,8 @@ check-unit check-ops check-model: check-%: all tests
 	$(PROVE) --exec '' "$$@"
 check-engine: check-unit check-ops check-model
 
-# The same programs under valgrind, not a part of make check: it takes long
-# of CPU time. Those that try damaged models by the hundred are left to the
+# The same programs under valgrind, not a part of make check: it takes long.
+# Those that try damaged models by the hundred are left to the
 # sanitizers.
 VALGRIND = valgrind -q --error-exitcode=99 --leak-check=full
 .PHONY: check-valgrind

@@ -11,7 +11,12 @@
 
 #include <errno.h>
 #include <pthread.h>
+#ifdef __cplusplus /* CUDA C++ sees this file through ops.h */
+#include <atomic>
+using std::atomic_int;
+#else
 #include <stdatomic.h>
+#endif
 
 #include "causvid.h"
 

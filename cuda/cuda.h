@@ -1,0 +1,159 @@
+/*
+ * What the files of the CUDA backend share.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Activations (A) and weights (W) are bf16, or float32 for checking; sums and
+ * statistics are float32. Arguments were checked by engine/ops.c. Operations
+ * are launched on one stream and return at once; a failed launch is EIO, and
+ * so is every later call once the device has faulted.
+ *
+ * The files are C11 (host code) and CUDA C++ (kernels and the operations that
+ * launch them). The same files are compiled for the CPU by tests/emulator,
+ * where a launch runs the threads of a block as coroutines: so kernels say
+ * CV_LAUNCH and CV_DYNAMIC_SHARED (launch.cuh), and use the instructions that
+ * CUDA C++ has no name for only through ptx.cuh.
+ */
+#ifndef CV_CUDA_H
+#define CV_CUDA_H
+
+#include <cuda_runtime.h>
+
+#include "log.h" /* has C++ of its own */
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#include "ops.h"
+
+/* Scratch of operations, taken at open: split results that a second kernel
+ * finishes. An operation that needs more works in pieces. */
+#define CV_CUDA_SCRATCH ((size_t)64 << 20)
+
+/* Workspace of cuBLASLt. */
+#define CV_CUDA_WORKSPACE ((size_t)32 << 20)
+
+typedef struct CvCuda {
+    CvBackend base;        /* first, so that a CvBackend * is a CvCuda * */
+    int device;            /* ordinal */
+    int capability;        /* 10 * major + minor */
+    int processors;        /* multiprocessors */
+    int shared_bytes;      /* most dynamic shared memory of a thread block */
+    int hopper;            /* use the sm_90a kernels */
+    void *context;         /* the caller's CUcontext, or NULL: the primary */
+    cudaStream_t stream;   /* operations */
+    cudaStream_t pictures; /* to_picture */
+    cudaStream_t caller;   /* the caller's stream, may be NULL */
+    void *scratch;         /* CV_CUDA_SCRATCH bytes, for `stream` alone */
+    struct CvCudaHost *host; /* backend.c: staging buffers, events */
+    struct CvCudaBlas *blas; /* linear.c: handle, plans, workspace */
+} CvCuda;
+
+static inline CvCuda *cv_cuda(CvBackend *b)
+{
+    return (CvCuda *)b;
+}
+
+/* How to open the backend. */
+typedef struct CvCudaSettings {
+    int gpu;           /* ordinal */
+    void *context;     /* CUcontext or NULL */
+    void *stream;      /* the caller's CUstream or NULL */
+    int float32;       /* compute in float32 instead of bf16 */
+    int generic;       /* no sm_90a kernels, even where they would run */
+} CvCudaSettings;
+
+/* Changes when CvCudaSettings, CvBackend or CvOps do: a module of another
+ * version is refused. */
+#define CV_CUDA_ABI 1
+
+/* ENODEV: no usable device; the reason is written to `why` and not logged.
+ * backend.c */
+int cv_cuda_open(CvBackend **backend, const CvCudaSettings *settings,
+                 char why[256], CvLog *log);
+
+/* 0, or EIO with one log line that names `what`. */
+int cv_cuda_check(CvCuda *cuda, cudaError_t error, const char *what);
+
+/* ---- the table's entries, by file ---- */
+
+/* memory.c */
+int cv_cuda_alloc(CvBackend *b, size_t bytes, void **data);
+void cv_cuda_release(CvBackend *b, void *data);
+int cv_cuda_upload(CvBackend *b, const CvTensor *dst, const void *src,
+                   CvType src_type);
+int cv_cuda_download(CvBackend *b, float *dst, const CvTensor *src);
+int cv_cuda_zero(CvBackend *b, const CvTensor *t);
+int cv_cuda_copy(CvBackend *b, const CvTensor *dst, const CvTensor *src);
+int cv_cuda_finish(CvBackend *b);
+
+/* linear.c */
+int cv_cuda_linear(CvBackend *b, const CvLinear *a);
+
+/* attention.cu, conv.cu */
+int cv_cuda_attention(CvBackend *b, const CvAttention *a);
+int cv_cuda_conv3d(CvBackend *b, const CvConv3d *a);
+
+/* norm.cu */
+int cv_cuda_rms_norm(CvBackend *b, const CvTensor *out, const CvTensor *x,
+                     const CvTensor *weight, float eps);
+int cv_cuda_norm_modulate(CvBackend *b, const CvTensor *out, const CvTensor *x,
+                          const CvTensor *mod, int shift_row, int scale_row,
+                          float eps);
+int cv_cuda_layer_norm(CvBackend *b, const CvTensor *out, const CvTensor *x,
+                       const CvTensor *weight, const CvTensor *bias,
+                       float eps);
+int cv_cuda_qk_norm_rope(CvBackend *b, const CvQkNormRope *a);
+int cv_cuda_norm_silu(CvBackend *b, const CvTensor *out, const CvTensor *x,
+                      const CvTensor *gamma, int silu);
+
+/* embed.cu */
+int cv_cuda_embed(CvBackend *b, const CvTensor *out, const CvTensor *table,
+                  const CvTensor *ids);
+int cv_cuda_t5_bias(CvBackend *b, const CvTensor *out, const CvTensor *table);
+int cv_cuda_timestep_embedding(CvBackend *b, const CvTensor *out,
+                               const CvTensor *t);
+int cv_cuda_modulation(CvBackend *b, const CvTensor *out,
+                       const CvTensor *table, const CvTensor *x);
+int cv_cuda_rope_table(CvBackend *b, const CvTensor *out, int64_t first_frame,
+                       int frames, int h, int w);
+
+/* elementwise.cu */
+int cv_cuda_silu(CvBackend *b, const CvTensor *out, const CvTensor *x);
+int cv_cuda_combine(CvBackend *b, const CvTensor *out, const CvTerm *terms,
+                    int n_terms);
+int cv_cuda_convert(CvBackend *b, const CvTensor *out, const CvTensor *x);
+
+/* What linear.c does to a product that cuBLASLt has no epilogue for:
+ * a->out rows [row, row + n) = epilogue(y), y: float32 [n, o] without bias
+ * or, if `biased`, with it. */
+int cv_cuda_epilogue(CvCuda *cuda, const CvLinear *a, int64_t row, int64_t n,
+                     const float *y, int biased);
+
+/* n elements at src (device, src_type) -> dst (device, dst_type), rounded to
+ * nearest even; *bad (device) is set to 1 where one is NaN or infinite. */
+int cv_cuda_cast(CvCuda *cuda, void *dst, CvType dst_type, const void *src,
+                 CvType src_type, int64_t n, int *bad);
+
+/* layout.cu */
+int cv_cuda_patchify(CvBackend *b, const CvTensor *out, const CvTensor *x);
+int cv_cuda_unpatchify(CvBackend *b, const CvTensor *out, const CvTensor *x);
+int cv_cuda_split_frames(CvBackend *b, const CvTensor *out, const CvTensor *x);
+int cv_cuda_to_channels_last(CvBackend *b, const CvTensor *out,
+                             const CvTensor *x, const float *mul,
+                             const float *add);
+int cv_cuda_to_channels_first(CvBackend *b, const CvTensor *out,
+                              const CvTensor *x, const float *mul,
+                              const float *add);
+
+/* backend.c; its kernel is in picture.cu: planes are device memory. */
+int cv_cuda_to_picture(CvBackend *b, const CvPictureArgs *a);
+int cv_cuda_draw_picture(CvCuda *cuda, const CvTensor *frame,
+                         const CausvidPicture *planes, cudaStream_t stream);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* CV_CUDA_H */

@@ -155,6 +155,9 @@ void test_conv3d_vae(Env *e)
         { 1, 3, 3, 5, 8, 8, 4, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0 },
         /* more than fits a tile of patches */
         { 1, 2, 2, 40, 1100, 5, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0 },
+        /* enough pixels for a GPU's largest tiles */
+        { 2, 0, 31, 35, 16, 96, 1, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0 },
+        { 2, 0, 31, 35, 16, 128, 1, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1 },
     };
 
     for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++)

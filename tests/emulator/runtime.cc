@@ -1,0 +1,650 @@
+/*
+ * The CUDA runtime without a GPU: memory, streams, events, one device.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Device memory ends at a page that nobody may touch and holds NaNs at first.
+ * Small allocations can only be touched while a kernel or a copy runs, so
+ * that host code which takes a device address for its own faults here too.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#include <map>
+#include <mutex>
+
+#include "emulator.h"
+#include "device_memory.h"
+
+enum {
+    GUARD = 64 << 10,
+    ALIGNMENT = 256,
+    CANARY = 0xa5,
+    PROTECTED = 4 << 20, /* opening and closing more takes too long */
+};
+static const size_t device_bytes = (size_t)8 << 30;
+
+struct Allocation {
+    size_t bytes, slack, pages; /* data, canaries after it, both and more */
+};
+
+static std::recursive_mutex lock;
+static std::map<uint8_t *, Allocation> allocations; /* by address of data */
+static size_t used;
+static int entered;
+
+struct Locked {
+    std::lock_guard<std::recursive_mutex> guard;
+    Locked() : guard(lock) {}
+};
+
+static size_t round_up(size_t n, size_t to)
+{
+    return (n + to - 1) / to * to;
+}
+
+static void protect(uint8_t *data, const Allocation &a, int open)
+{
+    if (a.bytes <= PROTECTED &&
+        mprotect(data + a.bytes + a.slack - a.pages, a.pages,
+                 open ? PROT_READ | PROT_WRITE : PROT_NONE))
+        emulator_fail("mprotect failed");
+}
+
+void emulator_enter(void)
+{
+    Locked locked;
+
+    if (!entered++)
+        for (const auto &i : allocations)
+            protect(i.first, i.second, 1);
+}
+
+void emulator_leave(void)
+{
+    Locked locked;
+
+    if (!--entered)
+        for (const auto &i : allocations)
+            protect(i.first, i.second, 0);
+}
+
+struct Entered {
+    Entered() { emulator_enter(); }
+    ~Entered() { emulator_leave(); }
+};
+
+/* The allocation that p lies in or just behind, or the end. */
+static std::map<uint8_t *, Allocation>::iterator find(const void *p)
+{
+    auto i = allocations.upper_bound((uint8_t *)p);
+
+    if (i == allocations.begin())
+        return allocations.end();
+    --i;
+    return (uint8_t *)p < i->first + i->second.bytes + i->second.slack + GUARD
+        ? i : allocations.end();
+}
+
+void emulator_describe_address(char *text, size_t bytes, const void *p)
+{
+    /* A fault while the lock is held by this thread comes here too. */
+    auto i = find(p);
+    auto next = allocations.upper_bound((uint8_t *)p);
+
+    if (i != allocations.end()) {
+        size_t at = (size_t)((uint8_t *)p - i->first);
+
+        if (at < i->second.bytes)
+            snprintf(text, bytes, "device memory, byte %zu of %zu", at,
+                     i->second.bytes);
+        else
+            snprintf(text, bytes, "%zu bytes after %zu bytes of device "
+                     "memory", at - i->second.bytes, i->second.bytes);
+    } else if (next != allocations.end() &&
+               next->first - (uint8_t *)p <= 2 * GUARD) {
+        snprintf(text, bytes, "%td bytes before %zu bytes of device memory",
+                 next->first - (uint8_t *)p, next->second.bytes);
+    } else {
+        snprintf(text, bytes, "no device memory is near");
+    }
+}
+
+extern "C" {
+
+int emulator_is_device_memory(const void *p)
+{
+    Locked locked;
+    auto i = find(p);
+
+    return i != allocations.end() &&
+           (uint8_t *)p < i->first + i->second.bytes;
+}
+
+/* ---- memory ---- */
+
+cudaError_t cudaMalloc(void **data, size_t bytes)
+{
+    Locked locked;
+    Allocation a;
+    uint8_t *memory;
+
+    emulator_catch_faults();
+    *data = NULL;
+    if (!bytes)
+        return cudaSuccess;
+    if (bytes > device_bytes - used)
+        return cudaErrorMemoryAllocation;
+    a.bytes = bytes;
+    a.slack = round_up(bytes, ALIGNMENT) - bytes;
+    a.pages = round_up(bytes, GUARD);
+    memory = (uint8_t *)mmap(NULL, a.pages + 2 * GUARD,
+                             PROT_READ | PROT_WRITE,
+                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
+                             0);
+    if (memory == MAP_FAILED)
+        return cudaErrorMemoryAllocation;
+    if (mprotect(memory, GUARD, PROT_NONE) ||
+        mprotect(memory + GUARD + a.pages, GUARD, PROT_NONE))
+        emulator_fail("mprotect failed");
+    memory += GUARD + a.pages - a.bytes - a.slack;
+    memset(memory, 0xff, bytes);
+    memset(memory + bytes, CANARY, a.slack);
+    used += bytes;
+    allocations[memory] = a;
+    if (!entered)
+        protect(memory, a, 0);
+    *data = memory;
+    return cudaSuccess;
+}
+
+cudaError_t cudaFree(void *data)
+{
+    Locked locked;
+    auto i = allocations.find((uint8_t *)data);
+
+    if (!data)
+        return cudaSuccess;
+    if (i == allocations.end())
+        emulator_fail("cudaFree: %p is not from cudaMalloc", data);
+
+    Allocation a = i->second;
+
+    protect(i->first, a, 1);
+    for (size_t j = 0; j < a.slack; j++)
+        if (i->first[a.bytes + j] != CANARY)
+            emulator_fail("byte %zu of %zu bytes of device memory was "
+                          "written", a.bytes + j, a.bytes);
+    munmap(i->first + a.bytes + a.slack - a.pages - GUARD,
+           a.pages + 2 * GUARD);
+    used -= a.bytes;
+    allocations.erase(i);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMallocAsync(void **data, size_t bytes, cudaStream_t)
+{
+    return cudaMalloc(data, bytes);
+}
+
+cudaError_t cudaFreeAsync(void *data, cudaStream_t)
+{
+    return cudaFree(data);
+}
+
+cudaError_t cudaMallocHost(void **data, size_t bytes)
+{
+    *data = malloc(bytes);
+    return *data ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+
+cudaError_t cudaHostAlloc(void **data, size_t bytes, unsigned)
+{
+    return cudaMallocHost(data, bytes);
+}
+
+cudaError_t cudaFreeHost(void *data)
+{
+    free(data);
+    return cudaSuccess;
+}
+
+static void check_side(const char *call, const char *which, const void *p,
+                       size_t bytes, int device)
+{
+    Locked locked;
+    auto i = find(p);
+
+    if (!device) {
+        if (i != allocations.end())
+            emulator_fail("%s: the %s is device memory, the call says "
+                          "host memory", call, which);
+        return;
+    }
+    if (i == allocations.end())
+        emulator_fail("%s: the %s is not device memory", call, which);
+    if ((size_t)((uint8_t *)p - i->first) > i->second.bytes ||
+        bytes > i->second.bytes - (size_t)((uint8_t *)p - i->first))
+        emulator_fail("%s: the %s passes the end of %zu bytes of device "
+                      "memory", call, which, i->second.bytes);
+}
+
+static cudaError_t copy(const char *call, void *dst, size_t dst_pitch,
+                        const void *src, size_t src_pitch, size_t width,
+                        size_t height, enum cudaMemcpyKind kind)
+{
+    if (!width || !height)
+        return cudaSuccess;
+    if (width > dst_pitch || width > src_pitch)
+        return cudaErrorInvalidValue;
+    if (kind != cudaMemcpyDefault) {
+        check_side(call, "destination", dst,
+                   dst_pitch * (height - 1) + width,
+                   kind == cudaMemcpyHostToDevice ||
+                   kind == cudaMemcpyDeviceToDevice);
+        check_side(call, "source", src, src_pitch * (height - 1) + width,
+                   kind == cudaMemcpyDeviceToHost ||
+                   kind == cudaMemcpyDeviceToDevice);
+    }
+
+    Entered inside;
+    for (size_t i = 0; i < height; i++)
+        memmove((uint8_t *)dst + i * dst_pitch,
+                (const uint8_t *)src + i * src_pitch, width);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemcpy(void *dst, const void *src, size_t bytes,
+                       enum cudaMemcpyKind kind)
+{
+    return copy("cudaMemcpy", dst, bytes, src, bytes, bytes, 1, kind);
+}
+
+cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes,
+                            enum cudaMemcpyKind kind, cudaStream_t)
+{
+    return copy("cudaMemcpyAsync", dst, bytes, src, bytes, bytes, 1, kind);
+}
+
+cudaError_t cudaMemcpy2D(void *dst, size_t dst_pitch, const void *src,
+                         size_t src_pitch, size_t width, size_t height,
+                         enum cudaMemcpyKind kind)
+{
+    return copy("cudaMemcpy2D", dst, dst_pitch, src, src_pitch, width,
+                height, kind);
+}
+
+cudaError_t cudaMemcpy2DAsync(void *dst, size_t dst_pitch, const void *src,
+                              size_t src_pitch, size_t width, size_t height,
+                              enum cudaMemcpyKind kind, cudaStream_t)
+{
+    return copy("cudaMemcpy2DAsync", dst, dst_pitch, src, src_pitch, width,
+                height, kind);
+}
+
+cudaError_t cudaMemset(void *data, int value, size_t bytes)
+{
+    if (!bytes)
+        return cudaSuccess;
+    check_side("cudaMemset", "destination", data, bytes, 1);
+
+    Entered inside;
+    memset(data, value, bytes);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemsetAsync(void *data, int value, size_t bytes, cudaStream_t)
+{
+    return cudaMemset(data, value, bytes);
+}
+
+/* ---- streams and events ---- */
+
+struct CUstream_st {
+    unsigned flags;
+};
+
+struct CUevent_st {
+    struct timespec time;
+    int recorded;
+};
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags)
+{
+    *stream = (cudaStream_t)calloc(1, sizeof(**stream));
+    if (!*stream)
+        return cudaErrorMemoryAllocation;
+    (*stream)->flags = flags;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned flags,
+                                         int)
+{
+    return cudaStreamCreateWithFlags(stream, flags);
+}
+
+cudaError_t cudaStreamCreate(cudaStream_t *stream)
+{
+    return cudaStreamCreateWithFlags(stream, cudaStreamDefault);
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t stream)
+{
+    if (!stream)
+        return cudaErrorInvalidResourceHandle;
+    free(stream);
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t)
+{
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamQuery(cudaStream_t)
+{
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t event, unsigned)
+{
+    return event ? cudaSuccess : cudaErrorInvalidResourceHandle;
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned)
+{
+    *event = (cudaEvent_t)calloc(1, sizeof(**event));
+    return *event ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+
+cudaError_t cudaEventCreate(cudaEvent_t *event)
+{
+    return cudaEventCreateWithFlags(event, cudaEventDefault);
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t)
+{
+    if (!event)
+        return cudaErrorInvalidResourceHandle;
+    clock_gettime(CLOCK_MONOTONIC, &event->time);
+    event->recorded = 1;
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event)
+{
+    return event ? cudaSuccess : cudaErrorInvalidResourceHandle;
+}
+
+cudaError_t cudaEventQuery(cudaEvent_t event)
+{
+    return event ? cudaSuccess : cudaErrorInvalidResourceHandle;
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event)
+{
+    if (!event)
+        return cudaErrorInvalidResourceHandle;
+    free(event);
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t begin,
+                                 cudaEvent_t end)
+{
+    if (!begin || !end || !begin->recorded || !end->recorded)
+        return cudaErrorInvalidResourceHandle;
+    *ms = (float)((double)(end->time.tv_sec - begin->time.tv_sec) * 1e3 +
+                  (double)(end->time.tv_nsec - begin->time.tv_nsec) * 1e-6);
+    return cudaSuccess;
+}
+
+/* ---- the device ---- */
+
+cudaError_t cudaGetDeviceCount(int *count)
+{
+    *count = 1;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDevice(int *device)
+{
+    *device = 0;
+    return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int device)
+{
+    return device ? cudaErrorInvalidDevice : cudaSuccess;
+}
+
+cudaError_t cudaInitDevice(int device, unsigned, unsigned)
+{
+    return cudaSetDevice(device);
+}
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int device)
+{
+    if (device)
+        return cudaErrorInvalidDevice;
+    memset(prop, 0, sizeof(*prop));
+    strcpy(prop->name, "emulated");
+    prop->totalGlobalMem = device_bytes;
+    prop->sharedMemPerBlock = 48 << 10;
+    prop->sharedMemPerBlockOptin = 163 << 10;
+    prop->sharedMemPerMultiprocessor = 164 << 10;
+    prop->regsPerBlock = 65536;
+    prop->warpSize = 32;
+    prop->maxThreadsPerBlock = 1024;
+    prop->maxThreadsPerMultiProcessor = 2048;
+    prop->multiProcessorCount = 4;
+    prop->major = 8;
+    prop->l2CacheSize = 40 << 20;
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute,
+                                   int device)
+{
+    cudaDeviceProp prop;
+    cudaError_t error = cudaGetDeviceProperties(&prop, device);
+
+    if (error)
+        return error;
+    switch (attribute) {
+    case cudaDevAttrMaxThreadsPerBlock:
+        *value = prop.maxThreadsPerBlock;
+        return cudaSuccess;
+    case cudaDevAttrMaxSharedMemoryPerBlock:
+        *value = (int)prop.sharedMemPerBlock;
+        return cudaSuccess;
+    case cudaDevAttrWarpSize:
+        *value = prop.warpSize;
+        return cudaSuccess;
+    case cudaDevAttrMultiProcessorCount:
+        *value = prop.multiProcessorCount;
+        return cudaSuccess;
+    case cudaDevAttrL2CacheSize:
+        *value = prop.l2CacheSize;
+        return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMajor:
+        *value = prop.major;
+        return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMinor:
+        *value = prop.minor;
+        return cudaSuccess;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
+        *value = (int)prop.sharedMemPerMultiprocessor;
+        return cudaSuccess;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+        *value = (int)prop.sharedMemPerBlockOptin;
+        return cudaSuccess;
+    }
+    return cudaErrorInvalidValue;
+}
+
+cudaError_t cudaDeviceSynchronize(void)
+{
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemGetInfo(size_t *available, size_t *total)
+{
+    Locked locked;
+
+    *available = device_bytes - used;
+    *total = device_bytes;
+    return cudaSuccess;
+}
+
+cudaError_t cudaDriverGetVersion(int *version)
+{
+    *version = CUDART_VERSION;
+    return cudaSuccess;
+}
+
+cudaError_t cudaRuntimeGetVersion(int *version)
+{
+    *version = CUDART_VERSION;
+    return cudaSuccess;
+}
+
+/* ---- the driver: contexts are remembered, nothing more ---- */
+
+static thread_local void *contexts[16];
+static thread_local int n_contexts;
+
+static int push_current(void *context)
+{
+    if (n_contexts == 16)
+        emulator_fail("cuCtxPushCurrent: 16 contexts are pushed");
+    contexts[n_contexts++] = context;
+    return 0;
+}
+
+static int pop_current(void **context)
+{
+    if (!n_contexts)
+        return 201; /* CUDA_ERROR_INVALID_CONTEXT */
+    n_contexts--;
+    if (context)
+        *context = contexts[n_contexts];
+    return 0;
+}
+
+static int get_current(void **context)
+{
+    *context = n_contexts ? contexts[n_contexts - 1] : NULL;
+    return 0;
+}
+
+static int set_current(void *context)
+{
+    if (n_contexts)
+        n_contexts--;
+    return context ? push_current(context) : 0;
+}
+
+static int context_device(int *device)
+{
+    *device = 0;
+    return n_contexts ? 0 : 201;
+}
+
+static int retain_primary(void **context, int device)
+{
+    static int primary;
+
+    *context = &primary;
+    return device ? 101 : 0;
+}
+
+static int release_primary(int device)
+{
+    return device ? 101 : 0;
+}
+
+cudaError_t cudaGetDriverEntryPointByVersion(
+    const char *symbol, void **function, unsigned, unsigned long long,
+    enum cudaDriverEntryPointQueryResult *status)
+{
+    static const struct {
+        const char *name;
+        void *function;
+    } functions[] = {
+        { "cuCtxPushCurrent", (void *)push_current },
+        { "cuCtxPopCurrent", (void *)pop_current },
+        { "cuCtxGetCurrent", (void *)get_current },
+        { "cuCtxSetCurrent", (void *)set_current },
+        { "cuCtxGetDevice", (void *)context_device },
+        { "cuDevicePrimaryCtxRetain", (void *)retain_primary },
+        { "cuDevicePrimaryCtxRelease", (void *)release_primary },
+    };
+
+    *function = NULL;
+    if (status)
+        *status = cudaDriverEntryPointSymbolNotFound;
+    for (const auto &f : functions)
+        if (!strcmp(f.name, symbol)) {
+            *function = f.function;
+            if (status)
+                *status = cudaDriverEntryPointSuccess;
+        }
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDriverEntryPoint(
+    const char *symbol, void **function, unsigned long long flags,
+    enum cudaDriverEntryPointQueryResult *status)
+{
+    return cudaGetDriverEntryPointByVersion(symbol, function, CUDART_VERSION,
+                                            flags, status);
+}
+
+/* ---- errors ---- */
+
+static const struct {
+    cudaError_t error;
+    const char *name, *text;
+} errors[] = {
+    { cudaSuccess, "cudaSuccess", "no error" },
+    { cudaErrorInvalidValue, "cudaErrorInvalidValue", "invalid argument" },
+    { cudaErrorMemoryAllocation, "cudaErrorMemoryAllocation",
+      "out of memory" },
+    { cudaErrorInvalidDevice, "cudaErrorInvalidDevice",
+      "invalid device ordinal" },
+    { cudaErrorInvalidResourceHandle, "cudaErrorInvalidResourceHandle",
+      "invalid resource handle" },
+};
+
+const char *cudaGetErrorName(cudaError_t error)
+{
+    for (const auto &e : errors)
+        if (e.error == error)
+            return e.name;
+    return "cudaErrorUnknown";
+}
+
+const char *cudaGetErrorString(cudaError_t error)
+{
+    for (const auto &e : errors)
+        if (e.error == error)
+            return e.text;
+    return "unknown error";
+}
+
+cudaError_t cudaGetLastError(void)
+{
+    return cudaSuccess;
+}
+
+cudaError_t cudaPeekAtLastError(void)
+{
+    return cudaSuccess;
+}
+
+} /* extern "C" */

@@ -21,6 +21,18 @@ static __device__ __forceinline__ uint32_t cv_shared_address(const void *p)
     return (uint32_t)__cvta_generic_to_shared(p);
 }
 
+/* 16 aligned bytes of global memory that are read once: they do not push out
+ * of the first-level cache what is read for every row. */
+static __device__ __forceinline__ uint4 cv_load_once16(const void *global)
+{
+    uint4 v;
+
+    asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];\n"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(__cvta_generic_to_global(global)));
+    return v;
+}
+
 /* 16 bytes from global to shared memory, both 16-byte aligned, zeros instead
  * when `valid` is 0 (then nothing is read). */
 static __device__ __forceinline__ void cv_cp_async16(void *shared,
@@ -83,6 +95,15 @@ static __device__ __forceinline__ void cv_mma_bf16(float d[4],
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0),
                    "r"(b1));
+}
+
+/* 2^x to 2 units in the last place; 0 below 2^-126. */
+static __device__ __forceinline__ float cv_exp2(float x)
+{
+    float y;
+
+    asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+    return y;
 }
 
 #endif /* CV_EMULATE */

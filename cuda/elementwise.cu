@@ -1,0 +1,485 @@
+/*
+ * Operations that treat each element alike, epilogues of linear, and casts.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ *
+ * All are bound by bytes. A thread has 4 elements (16 bytes of float32): the
+ * 64 warps of a multiprocessor then have more under way than the memory's
+ * latency asks for. Where addresses do not allow vectors it has one.
+ *
+ * Predicted for an H200 at 4.2 TB/s:
+ *   epilogue, gate and add   32760 x 5120, float32    2.01 GB   0.48 ms
+ *   epilogue, gelu to bf16   32760 x 13824            2.72 GB   0.65 ms
+ *   combine, 4 terms         21 x 16 x 60 x 104         42 MB     10 us
+ *   convert, silu                                    launches
+ *   cast of weights: hidden behind the copies to the device, 50 times slower
+ */
+#include "vector.cuh"
+
+enum { kThreads = 256 };
+
+/* The elements [first, last) of this thread, n each. */
+#define THREAD_RANGE(n_, count_)                                            \
+    int64_t first = ((int64_t)blockIdx.x * kThreads + threadIdx.x) * (n_);  \
+    int64_t last = first + (n_) < (count_) ? first + (n_) : (count_)
+
+/* ---- silu ---- */
+
+/* No __restrict__ here and below where in place is allowed. */
+template <int n>
+__global__ void __launch_bounds__(kThreads)
+silu_kernel(float *out, const float *x, int64_t count)
+{
+    THREAD_RANGE(n, count);
+
+    if constexpr (n == 4) {
+        if (first + n <= count) {
+            float v[n];
+
+            cv_load_n<n>(v, x + first);
+#pragma unroll
+            for (int i = 0; i < n; i++)
+                v[i] = cv_silu_of<false>(v[i]);
+            cv_store_n<n>(out + first, v);
+            return;
+        }
+    }
+    for (int64_t i = first; i < last; i++)
+        out[i] = cv_silu_of<false>(x[i]);
+}
+
+int cv_cuda_silu(CvBackend *b, const CvTensor *out, const CvTensor *x)
+{
+    CvCuda *cuda = cv_cuda(b);
+    const float *src = (const float *)x->data;
+    float *dst = (float *)out->data;
+    int64_t count = cv_elements(x);
+    int n = cv_aligned16(src) && cv_aligned16(dst) ? 4 : 1;
+    auto kernel = n == 4 ? silu_kernel<4> : silu_kernel<1>;
+
+    if (!count)
+        return 0;
+    return CV_LAUNCH(cuda, cuda->stream, kernel, cv_blocks(count, n * kThreads),
+                     kThreads, 0, dst, src, count);
+}
+
+/* ---- combine ---- */
+
+typedef struct Combine {
+    float *out;
+    const float *term[CV_MAX_TERMS];
+    double factor[CV_MAX_TERMS];
+    int n_terms;
+    int64_t count;
+} Combine;
+
+/* Products and sums are rounded one by one, as on the CPU: the sampler's
+ * results are the same bits. */
+template <int n>
+__global__ void __launch_bounds__(kThreads)
+combine_kernel(const __grid_constant__ Combine a)
+{
+    THREAD_RANGE(n, a.count);
+
+    if constexpr (n == 4) {
+        if (first + n <= a.count) {
+            double sum[n] = { 0, 0, 0, 0 };
+            float v[n];
+
+            for (int t = 0; t < a.n_terms; t++) {
+                cv_load_n<n>(v, a.term[t] + first);
+#pragma unroll
+                for (int i = 0; i < n; i++)
+                    sum[i] = __dadd_rn(sum[i], __dmul_rn(a.factor[t], v[i]));
+            }
+#pragma unroll
+            for (int i = 0; i < n; i++)
+                v[i] = (float)sum[i];
+            cv_store_n<n>(a.out + first, v);
+            return;
+        }
+    }
+    for (int64_t i = first; i < last; i++) {
+        double sum = 0;
+
+        for (int t = 0; t < a.n_terms; t++)
+            sum = __dadd_rn(sum, __dmul_rn(a.factor[t], a.term[t][i]));
+        a.out[i] = (float)sum;
+    }
+}
+
+int cv_cuda_combine(CvBackend *b, const CvTensor *out, const CvTerm *terms,
+                    int n_terms)
+{
+    CvCuda *cuda = cv_cuda(b);
+    int n = cv_aligned16(out->data) ? 4 : 1;
+    Combine a = { (float *)out->data, { NULL }, { 0 }, n_terms,
+                  cv_elements(out) };
+
+    for (int t = 0; t < n_terms; t++) {
+        a.term[t] = (const float *)terms[t].tensor->data;
+        a.factor[t] = terms[t].factor;
+        if (!cv_aligned16(a.term[t]))
+            n = 1;
+    }
+    auto kernel = n == 4 ? combine_kernel<4> : combine_kernel<1>;
+    if (!a.count)
+        return 0;
+    return CV_LAUNCH(cuda, cuda->stream, kernel,
+                     cv_blocks(a.count, n * kThreads), kThreads, 0, a);
+}
+
+/* ---- convert ---- */
+
+template <typename Y, typename X, int n>
+__global__ void __launch_bounds__(kThreads)
+convert_kernel(Y *__restrict__ out, const X *__restrict__ x, int64_t count)
+{
+    THREAD_RANGE(n, count);
+
+    if constexpr (n == 4) {
+        if (first + n <= count) {
+            float v[n];
+
+            cv_load_n<n>(v, x + first);
+            cv_store_n<n>(out + first, v);
+            return;
+        }
+    }
+    for (int64_t i = first; i < last; i++)
+        cv_store(out + i, cv_load(x + i));
+}
+
+template <typename Y, typename X>
+static int convert(CvCuda *cuda, const CvTensor *out, const CvTensor *x)
+{
+    const X *src = (const X *)x->data;
+    Y *dst = (Y *)out->data;
+    int64_t count = cv_elements(x);
+    int n = cv_aligned16(src) && cv_aligned16(dst) ? 4 : 1;
+    auto kernel = n == 4 ? convert_kernel<Y, X, 4> : convert_kernel<Y, X, 1>;
+
+    return CV_LAUNCH(cuda, cuda->stream, kernel, cv_blocks(count, n * kThreads),
+                     kThreads, 0, dst, src, count);
+}
+
+int cv_cuda_convert(CvBackend *b, const CvTensor *out, const CvTensor *x)
+{
+    if (!cv_elements(x))
+        return 0;
+    if (out->type == x->type)
+        return cv_cuda_copy(b, out, x);
+    return out->type == CV_F32
+               ? convert<float, cv_bf16>(cv_cuda(b), out, x)
+               : convert<cv_bf16, float>(cv_cuda(b), out, x);
+}
+
+/* ---- epilogue ---- */
+
+/* Rows of all pointers but y's begin at the first row that is written. */
+template <typename Y> struct Epilogue {
+    CvEpilogue kind;
+    Y *out;
+    const Y *other;
+    const float *y, *bias, *gate; /* gate: of the first group */
+    int64_t row, rows, width;     /* row: of the first in the whole output */
+    int64_t group_rows, group_step;
+    int lanes; /* threads of a row, a power of two up to kThreads */
+};
+
+template <bool fast>
+static __device__ __forceinline__ float finish(CvEpilogue kind, float y,
+                                               float other, float gate)
+{
+    switch (kind) {
+    case CV_EPI_GELU:
+        return cv_gelu_of<fast>(y);
+    case CV_EPI_SILU:
+        return cv_silu_of<fast>(y);
+    case CV_EPI_MUL:
+        return y * other;
+    case CV_EPI_ADD:
+        return other + y;
+    case CV_EPI_GATE_ADD:
+        return other + gate * y;
+    default:
+        return y;
+    }
+}
+
+/* A block has one or several rows: no division for each element. */
+template <typename Y, int n>
+__global__ void __launch_bounds__(kThreads)
+epilogue_kernel(const Epilogue<Y> a)
+{
+    const bool fast = sizeof(Y) == 2;
+    int64_t row = (int64_t)blockIdx.x * (kThreads / a.lanes) +
+                  (int)threadIdx.x / a.lanes;
+    const float *gate = NULL;
+
+    if (row >= a.rows)
+        return;
+    if (a.gate)
+        gate = a.gate + (a.row + row) / a.group_rows * a.group_step;
+    for (int64_t c = (int)threadIdx.x % a.lanes * n; c < a.width;
+         c += a.lanes * n) {
+        int64_t at = row * a.width + c;
+
+        if constexpr (n == 4) {
+            float y[n], bias[n] = { 0 }, other[n] = { 0 }, g[n] = { 0 };
+
+            cv_load_n<n>(y, a.y + at);
+            if (a.bias)
+                cv_load_n<n>(bias, a.bias + c);
+            if (a.other)
+                cv_load_n<n>(other, a.other + at);
+            if (gate)
+                cv_load_n<n>(g, gate + c);
+#pragma unroll
+            for (int i = 0; i < n; i++)
+                y[i] = finish<fast>(a.kind, y[i] + bias[i], other[i], g[i]);
+            cv_store_n<n>(a.out + at, y);
+        } else {
+            cv_store(a.out + at,
+                     finish<fast>(a.kind, a.y[at] + (a.bias ? a.bias[c] : 0),
+                                  a.other ? cv_load(a.other + at) : 0,
+                                  gate ? gate[c] : 0));
+        }
+    }
+}
+
+template <typename Y>
+static int epilogue(CvCuda *cuda, const CvLinear *l, int64_t row, int64_t rows,
+                    const float *y, int biased)
+{
+    int64_t width = l->out->dim[1], pieces;
+    Epilogue<Y> a = { l->epilogue, (Y *)l->out->data + row * width, NULL, y,
+                      NULL, NULL, row, rows, width, 1, 0, kThreads };
+    int n;
+
+    if (l->bias && !biased)
+        a.bias = (const float *)l->bias->data;
+    if (l->epilogue >= CV_EPI_MUL)
+        a.other = (const Y *)l->other->data + row * width;
+    if (l->epilogue == CV_EPI_GATE_ADD) {
+        a.gate = (const float *)l->mod->data + l->gate_row * width;
+        a.group_rows = l->out->dim[0] / l->mod->dim[0];
+        a.group_step = l->mod->dim[1] * width;
+    }
+    n = width % 4 == 0 && cv_aligned16(a.out) && cv_aligned16(a.other) &&
+        cv_aligned16(y) && cv_aligned16(a.bias) && cv_aligned16(a.gate) ? 4
+                                                                        : 1;
+    pieces = width / n;
+    while (a.lanes > 1 && a.lanes / 2 >= pieces)
+        a.lanes /= 2;
+    auto kernel = n == 4 ? epilogue_kernel<Y, 4> : epilogue_kernel<Y, 1>;
+    return CV_LAUNCH(cuda, cuda->stream, kernel,
+                     cv_blocks(rows, kThreads / a.lanes), kThreads, 0, a);
+}
+
+int cv_cuda_epilogue(CvCuda *cuda, const CvLinear *a, int64_t row, int64_t n,
+                     const float *y, int biased)
+{
+    if (!n || !a->out->dim[1])
+        return 0;
+    return a->out->type == CV_F32
+               ? epilogue<float>(cuda, a, row, n, y, biased)
+               : epilogue<cv_bf16>(cuda, a, row, n, y, biased);
+}
+
+/* ---- cast ---- */
+
+static __device__ __forceinline__ float from_half(uint32_t v)
+{
+    /* Shifted into the place of float32's fields; the product makes up for
+     * the difference of the biases, exactly. */
+    float f = __uint_as_float((v & 0x7fff) << 13) * 0x1p112f;
+
+    return v & 0x8000 ? -f : f;
+}
+
+static __device__ __forceinline__ float from_e4m3(uint32_t v)
+{
+    float f = __uint_as_float((v & 0x7f) << 20) * 0x1p120f;
+
+    if ((v & 0x7f) == 0x7f)
+        f = __uint_as_float(0x7fc00000u);
+    return v & 0x80 ? -f : f;
+}
+
+/* Infinities and NaNs of half, whose exponent would be one of float32's
+ * finite numbers. */
+static __device__ __forceinline__ float checked_half(uint32_t v)
+{
+    return (v & 0x7c00) == 0x7c00 ? __uint_as_float(0x7fc00000u)
+                                  : from_half(v);
+}
+
+/* Rounded to float32, or, where float32 is rounded again, to the neighbour
+ * whose last bit is set unless it is exact: then the second rounding does what
+ * a single one would. */
+static __device__ __forceinline__ float from_f64(uint64_t v, bool again)
+{
+    double d = __longlong_as_double((long long)v);
+    float f = (float)d;
+    uint32_t bits = __float_as_uint(f);
+
+    if (!again || (double)f == d || (bits & 0x7f800000u) == 0x7f800000u)
+        return f;
+    if (fabs((double)f) > fabs(d))
+        bits--; /* towards zero; f is not zero here */
+    return __uint_as_float(bits | 1);
+}
+
+/* Element i of four in `words`. */
+template <CvType type>
+static __device__ __forceinline__ float decode(const uint32_t *words, int i,
+                                               bool again)
+{
+    if constexpr (type == CV_F64)
+        return from_f64((uint64_t)words[2 * i + 1] << 32 | words[2 * i],
+                        again);
+    else if constexpr (type == CV_F16)
+        return checked_half(words[i / 2] >> i % 2 * 16 & 0xffff);
+    else if constexpr (type == CV_BF16)
+        return __uint_as_float(words[i / 2] >> i % 2 * 16 << 16);
+    else if constexpr (type == CV_F8_E4M3)
+        return from_e4m3(words[0] >> i * 8 & 0xff);
+    else if constexpr (type == CV_F8_E5M2) /* the upper byte of a half */
+        return checked_half((words[0] >> i * 8 & 0xff) << 8);
+    else
+        return __uint_as_float(words[i]);
+}
+
+/* Four elements of `size` bytes at p, aligned to them or to 16 bytes. */
+template <int size>
+static __device__ __forceinline__ void load_words(uint32_t *words,
+                                                  const uint8_t *p)
+{
+    if constexpr (size == 1) {
+        words[0] = *(const uint32_t *)p;
+    } else if constexpr (size == 2) {
+        uint2 v = *(const uint2 *)p;
+
+        words[0] = v.x;
+        words[1] = v.y;
+    } else {
+#pragma unroll
+        for (int i = 0; i < size; i += 4) {
+            uint4 v = *(const uint4 *)(p + 4 * i);
+
+            words[i] = v.x;
+            words[i + 1] = v.y;
+            words[i + 2] = v.z;
+            words[i + 3] = v.w;
+        }
+    }
+}
+
+/* What the output holds. */
+static __device__ __forceinline__ float rounded(float x, const float *)
+{
+    return x;
+}
+
+static __device__ __forceinline__ float rounded(float x, const cv_bf16 *)
+{
+    return __bfloat162float(__float2bfloat16_rn(x));
+}
+
+static __device__ __forceinline__ bool is_bad(float x)
+{
+    return (__float_as_uint(x) & 0x7f800000u) == 0x7f800000u;
+}
+
+template <typename Y, CvType type, int size>
+__global__ void __launch_bounds__(kThreads)
+cast_kernel(Y *__restrict__ out, const uint8_t *__restrict__ src,
+            int64_t count, int vectors, int *bad)
+{
+    const bool again = sizeof(Y) == 2;
+    bool found = false;
+    uint32_t words[size == 8 ? 8 : size];
+    THREAD_RANGE(4, count);
+
+    if (vectors && first + 4 <= count) {
+        float v[4];
+
+        load_words<size>(words, src + first * size);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            v[i] = decode<type>(words, i, again);
+            found |= is_bad(rounded(v[i], out));
+        }
+        cv_store_n<4>(out + first, v);
+    } else {
+        for (int64_t i = first; i < last; i++) {
+            uint64_t v = 0;
+            float f;
+
+            /* Of any alignment: files do not promise any. */
+            for (int k = 0; k < size; k++)
+                v |= (uint64_t)src[i * size + k] << 8 * k;
+            words[0] = (uint32_t)v;
+            if constexpr (size == 8)
+                words[1] = (uint32_t)(v >> 32);
+            f = decode<type>(words, 0, again);
+            found |= is_bad(rounded(f, out));
+            cv_store(out + i, f);
+        }
+    }
+    if (found)
+        atomicExch(bad, 1);
+}
+
+template <typename Y, CvType type, int size>
+static int cast(CvCuda *cuda, void *dst, const void *src, int64_t n, int *bad)
+{
+    int vectors = cv_aligned16(dst) && cv_aligned16(src);
+    auto kernel = cast_kernel<Y, type, size>;
+
+    return CV_LAUNCH(cuda, cuda->stream, kernel, cv_blocks(n, 4 * kThreads),
+                     kThreads, 0, (Y *)dst, (const uint8_t *)src, n, vectors,
+                     bad);
+}
+
+template <typename Y>
+static int cast_to(CvCuda *cuda, void *dst, const void *src, CvType type,
+                   int64_t n, int *bad)
+{
+    switch (type) {
+    case CV_F32:
+        return cast<Y, CV_F32, 4>(cuda, dst, src, n, bad);
+    case CV_F64:
+        return cast<Y, CV_F64, 8>(cuda, dst, src, n, bad);
+    case CV_F16:
+        return cast<Y, CV_F16, 2>(cuda, dst, src, n, bad);
+    case CV_BF16:
+        return cast<Y, CV_BF16, 2>(cuda, dst, src, n, bad);
+    case CV_F8_E4M3:
+        return cast<Y, CV_F8_E4M3, 1>(cuda, dst, src, n, bad);
+    case CV_F8_E5M2:
+        return cast<Y, CV_F8_E5M2, 1>(cuda, dst, src, n, bad);
+    default:
+        return cv_fail(cuda->base.log, EINVAL, "upload: from %s is not "
+                       "supported", cv_type_name(type));
+    }
+}
+
+int cv_cuda_cast(CvCuda *cuda, void *dst, CvType dst_type, const void *src,
+                 CvType src_type, int64_t n, int *bad)
+{
+    if (n <= 0)
+        return 0;
+    if (dst_type == CV_I32 && src_type == CV_I32)
+        return cv_cuda_check(cuda, cudaMemcpyAsync(dst, src, (size_t)n * 4,
+                                                   cudaMemcpyDeviceToDevice,
+                                                   cuda->stream), "cast");
+    if (dst_type == CV_F32)
+        return cast_to<float>(cuda, dst, src, src_type, n, bad);
+    if (dst_type == CV_BF16)
+        return cast_to<cv_bf16>(cuda, dst, src, src_type, n, bad);
+    return cv_fail(cuda->base.log, EINVAL, "upload: %s from %s is not "
+                   "supported", cv_type_name(dst_type),
+                   cv_type_name(src_type));
+}

@@ -1,0 +1,602 @@
+/*
+ * Normalisations, and what is fused with them.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ *
+ * All are bound by bytes. A row is held in registers between its sums and its
+ * output, so that each element is read once and written once. A block has one
+ * row (5120 elements: 256 threads of 5 vectors); norm_silu, whose rows are
+ * pixels of 96 to 384 channels, gives a row to 4 to 16 lanes. The factors of
+ * the columns (weights, modulation) are as large as a row and are read for
+ * every row: they come from the first-level cache, which rows bypass.
+ *
+ * Predicted for an H200 at 4.2 TB/s, bf16:
+ *   norm_modulate, layer_norm  32760 x 5120       1.01 GB   0.24 ms
+ *   rms_norm (q of cross attention), the same     0.67 GB   0.16 ms
+ *   qk_norm_rope               32760 x 15360      2.03 GB   0.48 ms
+ *   norm_silu     4 frames of 832x480, c = 96     0.61 GB   0.15 ms
+ *
+ * Rows whose length or address does not allow vectors, or that are longer than
+ * the registers of a block, go through plain loops (the *_any_kernel).
+ */
+#include "vector.cuh"
+
+enum { kMaxThreads = 512 };  /* of a block that holds a row in registers */
+enum { kAnyThreads = 256 };  /* of one that does not */
+
+/* ---- rows in registers: how many vectors a thread has ---- */
+
+typedef struct Shape {
+    int vectors; /* 16-byte vectors of a row */
+    int parts;   /* of each thread: 3 or 5; 0: the row does not fit */
+    unsigned threads;
+} Shape;
+
+static unsigned threads_for(int64_t vectors, int parts)
+{
+    int64_t each = (vectors + parts - 1) / parts;
+
+    return (unsigned)((each + CV_WARP - 1) / CV_WARP * CV_WARP);
+}
+
+/* The split that leaves fewer lanes without work: 5 for 5120 elements, 3 for
+ * 1536 and 4096. */
+static Shape shape_of(int64_t d, int elements)
+{
+    Shape s = { 0, 0, 0 };
+    int64_t n = d / elements;
+    unsigned three, five;
+
+    if (d % elements || n > 5 * kMaxThreads)
+        return s;
+    three = threads_for(n, 3);
+    five = threads_for(n, 5);
+    s.vectors = (int)n;
+    s.parts = three > kMaxThreads || five * 5 < three * 3 ? 5 : 3;
+    s.threads = s.parts == 5 ? five : three;
+    return s;
+}
+
+static unsigned any_threads(int64_t d)
+{
+    return d < kAnyThreads ? threads_for(d, 1) : (unsigned)kAnyThreads;
+}
+
+template <int parts>
+static __device__ __forceinline__ void load_row(uint4 *raw, const void *row,
+                                                int vectors)
+{
+#pragma unroll
+    for (int p = 0; p < parts; p++) {
+        int i = p * (int)blockDim.x + (int)threadIdx.x;
+
+        raw[p] = i < vectors ? cv_load_once16((const uint4 *)row + i)
+                             : make_uint4(0, 0, 0, 0);
+    }
+}
+
+/* The sum of squares of this thread's vectors. */
+template <typename T, int parts>
+static __device__ __forceinline__ float squares(const uint4 *raw)
+{
+    const int n = CvVector<T>::kElements;
+    float sum = 0;
+
+#pragma unroll
+    for (int p = 0; p < parts; p++) {
+        float v[n];
+
+        cv_unpack<T>(v, raw[p]);
+#pragma unroll
+        for (int i = 0; i < n; i++)
+            sum += v[i] * v[i];
+    }
+    return sum;
+}
+
+template <typename T>
+static __device__ __forceinline__ float squares_any(const T *x, int64_t d)
+{
+    float sum = 0;
+
+    for (int64_t i = threadIdx.x; i < d; i += blockDim.x)
+        sum += cv_load(x + i) * cv_load(x + i);
+    return sum;
+}
+
+/* ---- rms_norm ---- */
+
+/* No __restrict__ on x and out: they may be the same. A thread writes only
+ * what it has read. */
+template <typename X, typename Y, int parts>
+__global__ void __launch_bounds__(kMaxThreads)
+rms_norm_kernel(Y *out, const X *x, const float *__restrict__ weight,
+                int vectors, float eps)
+{
+    const int n = CvVector<X>::kElements;
+    int64_t d = (int64_t)vectors * n, start = blockIdx.x * d;
+    __shared__ float sums[CV_WARP];
+    uint4 raw[parts];
+    float r;
+
+    load_row<parts>(raw, x + start, vectors);
+    r = cv_block_sum(squares<X, parts>(raw), sums);
+    r = 1.0f / sqrtf(r / (float)d + eps);
+#pragma unroll
+    for (int p = 0; p < parts; p++) {
+        int i = p * (int)blockDim.x + (int)threadIdx.x;
+        float v[n], w[n];
+
+        if (i < vectors) {
+            cv_unpack<X>(v, raw[p]);
+            cv_load_n<n>(w, weight + i * n);
+#pragma unroll
+            for (int j = 0; j < n; j++)
+                v[j] *= r * w[j];
+            cv_store_n<n>(out + start + i * n, v);
+        }
+    }
+}
+
+template <typename X, typename Y>
+__global__ void __launch_bounds__(kAnyThreads)
+rms_norm_any_kernel(Y *out, const X *x, const float *__restrict__ weight,
+                    int64_t d, float eps)
+{
+    int64_t start = blockIdx.x * d;
+    __shared__ float sums[CV_WARP];
+    float r = cv_block_sum(squares_any(x + start, d), sums);
+
+    r = 1.0f / sqrtf(r / (float)d + eps);
+    for (int64_t i = threadIdx.x; i < d; i += blockDim.x)
+        cv_store(out + start + i, cv_load(x + start + i) * r * weight[i]);
+}
+
+template <typename X, typename Y>
+static int rms_norm(CvCuda *cuda, const CvTensor *out, const CvTensor *x,
+                    const CvTensor *weight, float eps)
+{
+    const X *src = (const X *)x->data;
+    const float *w = (const float *)weight->data;
+    Y *dst = (Y *)out->data;
+    int64_t d = weight->dim[0];
+    unsigned rows = (unsigned)x->dim[0];
+    Shape s = shape_of(d, CvVector<X>::kElements);
+
+    if (!s.parts || !cv_aligned16(src) || !cv_aligned16(w) ||
+        !cv_aligned16(dst)) {
+        auto kernel = rms_norm_any_kernel<X, Y>;
+
+        return CV_LAUNCH(cuda, cuda->stream, kernel, rows, any_threads(d), 0,
+                         dst, src, w, d, eps);
+    }
+    auto kernel = s.parts == 5 ? rms_norm_kernel<X, Y, 5>
+                               : rms_norm_kernel<X, Y, 3>;
+    return CV_LAUNCH(cuda, cuda->stream, kernel, rows, s.threads, 0, dst, src,
+                     w, s.vectors, eps);
+}
+
+int cv_cuda_rms_norm(CvBackend *b, const CvTensor *out, const CvTensor *x,
+                     const CvTensor *weight, float eps)
+{
+    CvCuda *cuda = cv_cuda(b);
+
+    if (!cv_elements(x))
+        return 0;
+    if (out->type == CV_F32)
+        return rms_norm<float, float>(cuda, out, x, weight, eps);
+    if (x->type == CV_F32)
+        return rms_norm<float, cv_bf16>(cuda, out, x, weight, eps);
+    return rms_norm<cv_bf16, cv_bf16>(cuda, out, x, weight, eps);
+}
+
+/* ---- norm_modulate and layer_norm ---- */
+
+/* out = ln(x) * (scale + one) + shift */
+typedef struct Columns {
+    const float *scale, *shift; /* of the first group */
+    unsigned group_rows;        /* rows of a group */
+    int64_t group_step;         /* floats from a group's rows to the next's */
+    float one, eps;
+} Columns;
+
+/* The mean's rounding error would show where rows lie far from zero: the
+ * differences from it have a mean of their own, `rest`, which is taken off. */
+template <typename Y, int parts>
+__global__ void __launch_bounds__(kMaxThreads)
+layer_norm_kernel(Y *__restrict__ out, const float *__restrict__ x,
+                  const Columns c, int vectors)
+{
+    int64_t d = (int64_t)vectors * 4, start = blockIdx.x * d;
+    int64_t group = blockIdx.x / c.group_rows * c.group_step;
+    __shared__ float sums[3][CV_WARP];
+    float v[parts][4], about = 0, rest = 0, square = 0, r;
+
+#pragma unroll
+    for (int p = 0; p < parts; p++) {
+        int i = p * (int)blockDim.x + (int)threadIdx.x;
+
+        cv_unpack<float>(v[p], i < vectors
+                                   ? cv_load_once16(x + start + i * 4)
+                                   : make_uint4(0, 0, 0, 0));
+        about += (v[p][0] + v[p][1]) + (v[p][2] + v[p][3]);
+    }
+    about = cv_block_sum(about, sums[0]) / (float)d;
+#pragma unroll
+    for (int p = 0; p < parts; p++) {
+        if (p * (int)blockDim.x + (int)threadIdx.x < vectors) {
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                v[p][j] -= about;
+                rest += v[p][j];
+                square += v[p][j] * v[p][j];
+            }
+        }
+    }
+    rest = cv_block_sum(rest, sums[1]) / (float)d;
+    r = 1.0f / sqrtf(cv_block_sum(square, sums[2]) / (float)d + c.eps);
+#pragma unroll
+    for (int p = 0; p < parts; p++) {
+        int i = p * (int)blockDim.x + (int)threadIdx.x;
+        float scale[4], shift[4];
+
+        if (i < vectors) {
+            cv_load_n<4>(scale, c.scale + group + i * 4);
+            cv_load_n<4>(shift, c.shift + group + i * 4);
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+                v[p][j] = (v[p][j] - rest) * r * (scale[j] + c.one) + shift[j];
+            cv_store_n<4>(out + start + i * 4, v[p]);
+        }
+    }
+}
+
+template <typename Y>
+__global__ void __launch_bounds__(kAnyThreads)
+layer_norm_any_kernel(Y *__restrict__ out, const float *__restrict__ x,
+                      const Columns c, int64_t d)
+{
+    int64_t start = blockIdx.x * d;
+    int64_t group = blockIdx.x / c.group_rows * c.group_step;
+    __shared__ float sums[3][CV_WARP];
+    float about = 0, rest = 0, square = 0, r;
+
+    x += start;
+    for (int64_t i = threadIdx.x; i < d; i += blockDim.x)
+        about += x[i];
+    about = cv_block_sum(about, sums[0]) / (float)d;
+    for (int64_t i = threadIdx.x; i < d; i += blockDim.x) {
+        rest += x[i] - about;
+        square += (x[i] - about) * (x[i] - about);
+    }
+    rest = cv_block_sum(rest, sums[1]) / (float)d;
+    r = 1.0f / sqrtf(cv_block_sum(square, sums[2]) / (float)d + c.eps);
+    for (int64_t i = threadIdx.x; i < d; i += blockDim.x)
+        cv_store(out + start + i, (x[i] - about - rest) * r *
+                                  (c.scale[group + i] + c.one) +
+                                  c.shift[group + i]);
+}
+
+template <typename Y>
+static int layer_norm(CvCuda *cuda, const CvTensor *out, const CvTensor *x,
+                      const Columns *c)
+{
+    const float *src = (const float *)x->data;
+    Y *dst = (Y *)out->data;
+    int64_t d = x->dim[1];
+    unsigned rows = (unsigned)x->dim[0];
+    Shape s = shape_of(d, 4);
+
+    if (!rows || !d)
+        return 0;
+    /* scale and shift lie whole rows of a multiple of 4 from each other. */
+    if (!s.parts || !cv_aligned16(src) || !cv_aligned16(dst) ||
+        !cv_aligned16(c->scale) || !cv_aligned16(c->shift)) {
+        auto kernel = layer_norm_any_kernel<Y>;
+
+        return CV_LAUNCH(cuda, cuda->stream, kernel, rows, any_threads(d), 0,
+                         dst, src, *c, d);
+    }
+    auto kernel = s.parts == 5 ? layer_norm_kernel<Y, 5>
+                               : layer_norm_kernel<Y, 3>;
+    return CV_LAUNCH(cuda, cuda->stream, kernel, rows, s.threads, 0, dst, src,
+                     *c, s.vectors);
+}
+
+int cv_cuda_norm_modulate(CvBackend *b, const CvTensor *out, const CvTensor *x,
+                          const CvTensor *mod, int shift_row, int scale_row,
+                          float eps)
+{
+    const float *m = (const float *)mod->data;
+    int64_t d = mod->dim[2];
+    Columns c = { m + scale_row * d, m + shift_row * d,
+                  (unsigned)(x->dim[0] / mod->dim[0]), mod->dim[1] * d, 1,
+                  eps };
+
+    return out->type == CV_F32 ? layer_norm<float>(cv_cuda(b), out, x, &c)
+                               : layer_norm<cv_bf16>(cv_cuda(b), out, x, &c);
+}
+
+int cv_cuda_layer_norm(CvBackend *b, const CvTensor *out, const CvTensor *x,
+                       const CvTensor *weight, const CvTensor *bias,
+                       float eps)
+{
+    Columns c = { (const float *)weight->data, (const float *)bias->data,
+                  (unsigned)x->dim[0], 0, 0, eps };
+
+    return out->type == CV_F32 ? layer_norm<float>(cv_cuda(b), out, x, &c)
+                               : layer_norm<cv_bf16>(cv_cuda(b), out, x, &c);
+}
+
+/* ---- qk_norm_rope: a block for each of q, k, v of a token ---- */
+
+template <typename T> struct Qkv {
+    T *q, *k, *v; /* k, v: from the first row that is written */
+    const T *qkv;
+    const float *norm_q, *norm_k, *rope;
+    int width, d; /* heads * d */
+    float eps;
+};
+
+/* Where part 0, 1, 2 (q, k, v) of a token goes. */
+template <typename T>
+static __device__ __forceinline__ T *destination(const Qkv<T> &a, int part,
+                                                 int64_t token)
+{
+    return (part == 0 ? a.q : part == 1 ? a.k : a.v) + token * a.width;
+}
+
+template <typename T, int parts>
+__global__ void __launch_bounds__(kMaxThreads)
+qk_norm_rope_kernel(const Qkv<T> a, int vectors)
+{
+    const int n = CvVector<T>::kElements;
+    int part = (int)(blockIdx.x % 3);
+    int64_t token = blockIdx.x / 3;
+    const float *weight = part ? a.norm_k : a.norm_q;
+    const float *rope = a.rope + token * a.d;
+    T *out = destination(a, part, token);
+    __shared__ float sums[CV_WARP];
+    uint4 raw[parts];
+    float r;
+
+    load_row<parts>(raw, a.qkv + (int64_t)blockIdx.x * a.width, vectors);
+    if (part == 2) {
+#pragma unroll
+        for (int p = 0; p < parts; p++) {
+            int i = p * (int)blockDim.x + (int)threadIdx.x;
+
+            if (i < vectors)
+                *(uint4 *)(out + i * n) = raw[p];
+        }
+        return;
+    }
+    r = cv_block_sum(squares<T, parts>(raw), sums);
+    r = 1.0f / sqrtf(r / (float)a.width + a.eps);
+#pragma unroll
+    for (int p = 0; p < parts; p++) {
+        int i = p * (int)blockDim.x + (int)threadIdx.x;
+        float v[n], w[n], turn[n];
+
+        if (i < vectors) {
+            cv_unpack<T>(v, raw[p]);
+            cv_load_n<n>(w, weight + i * n);
+            cv_load_n<n>(turn, rope + i * n % a.d);
+#pragma unroll
+            for (int j = 0; j < n; j += 2) {
+                float x0 = v[j] * r * w[j], x1 = v[j + 1] * r * w[j + 1];
+
+                v[j] = x0 * turn[j] - x1 * turn[j + 1];
+                v[j + 1] = x0 * turn[j + 1] + x1 * turn[j];
+            }
+            cv_store_n<n>(out + i * n, v);
+        }
+    }
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kAnyThreads)
+qk_norm_rope_any_kernel(const Qkv<T> a)
+{
+    int part = (int)(blockIdx.x % 3);
+    int64_t token = blockIdx.x / 3;
+    const float *weight = part ? a.norm_k : a.norm_q;
+    const float *rope = a.rope + token * a.d;
+    const T *x = a.qkv + (int64_t)blockIdx.x * a.width;
+    T *out = destination(a, part, token);
+    __shared__ float sums[CV_WARP];
+    float r;
+
+    if (part == 2) {
+        for (int i = (int)threadIdx.x; i < a.width; i += (int)blockDim.x)
+            out[i] = x[i];
+        return;
+    }
+    r = cv_block_sum(squares_any(x, a.width), sums);
+    r = 1.0f / sqrtf(r / (float)a.width + a.eps);
+    for (int i = 2 * (int)threadIdx.x; i < a.width; i += 2 * (int)blockDim.x) {
+        const float *turn = rope + i % a.d;
+        float x0 = cv_load(x + i) * r * weight[i];
+        float x1 = cv_load(x + i + 1) * r * weight[i + 1];
+
+        cv_store(out + i, x0 * turn[0] - x1 * turn[1]);
+        cv_store(out + i + 1, x0 * turn[1] + x1 * turn[0]);
+    }
+}
+
+template <typename T>
+static int qk_norm_rope(CvCuda *cuda, const CvQkNormRope *args)
+{
+    int64_t tokens = args->out_q->dim[0], d = args->out_q->dim[2];
+    int64_t width = args->out_q->dim[1] * d;
+    Qkv<T> a = { (T *)args->out_q->data,
+                 (T *)args->cache_k->data + args->row * width,
+                 (T *)args->cache_v->data + args->row * width,
+                 (const T *)args->qkv->data,
+                 (const float *)args->norm_q->data,
+                 (const float *)args->norm_k->data,
+                 (const float *)args->rope->data, (int)width, (int)d,
+                 args->eps };
+    Shape s = shape_of(width, CvVector<T>::kElements);
+    unsigned blocks = (unsigned)(3 * tokens);
+
+    if (!tokens || !width)
+        return 0;
+    if (!s.parts || d % CvVector<T>::kElements || !cv_aligned16(a.q) ||
+        !cv_aligned16(a.k) || !cv_aligned16(a.v) || !cv_aligned16(a.qkv) ||
+        !cv_aligned16(a.norm_q) || !cv_aligned16(a.norm_k) ||
+        !cv_aligned16(a.rope)) {
+        auto kernel = qk_norm_rope_any_kernel<T>;
+
+        return CV_LAUNCH(cuda, cuda->stream, kernel, blocks,
+                         any_threads(width), 0, a);
+    }
+    auto kernel = s.parts == 5 ? qk_norm_rope_kernel<T, 5>
+                               : qk_norm_rope_kernel<T, 3>;
+    return CV_LAUNCH(cuda, cuda->stream, kernel, blocks, s.threads, 0, a,
+                     s.vectors);
+}
+
+int cv_cuda_qk_norm_rope(CvBackend *b, const CvQkNormRope *a)
+{
+    return a->out_q->type == CV_F32 ? qk_norm_rope<float>(cv_cuda(b), a)
+                                    : qk_norm_rope<cv_bf16>(cv_cuda(b), a);
+}
+
+/* ---- norm_silu ---- */
+
+enum { kPixelThreads = 256, kPixelParts = 3 };
+
+/*
+ * `lanes` neighbours (a power of two, at most a warp) have a row, three
+ * vectors each. Warps walk over the rows, the factors of their columns stay in
+ * registers, and the next rows are under way while these are computed. Rows
+ * past the end are computed as zeros: all lanes take part in the sums.
+ */
+template <typename T>
+__global__ void __launch_bounds__(kPixelThreads)
+norm_silu_kernel(T *out, const T *x, const float *__restrict__ gamma,
+                 int64_t rows, int vectors, int lanes, int silu)
+{
+    const int n = CvVector<T>::kElements;
+    const bool fast = sizeof(T) == 2;
+    int64_t d = (int64_t)vectors * n;
+    int column = (int)threadIdx.x % lanes, step = CV_WARP / lanes;
+    int64_t warps = gridDim.x * (kPixelThreads / CV_WARP);
+    int64_t warp = (int64_t)blockIdx.x * (kPixelThreads / CV_WARP) +
+                   threadIdx.x / CV_WARP;
+    int64_t row = warp * step + threadIdx.x % CV_WARP / lanes;
+    float root = sqrtf((float)d), g[kPixelParts][n];
+    uint4 next[kPixelParts];
+
+#pragma unroll
+    for (int p = 0; p < kPixelParts; p++) {
+        int i = p * lanes + column;
+
+        next[p] = make_uint4(0, 0, 0, 0);
+        if (i < vectors && row < rows)
+            next[p] = cv_load_once16(x + row * d + i * n);
+#pragma unroll
+        for (int j = 0; j < n; j++)
+            g[p][j] = 0;
+        if (i < vectors)
+            cv_load_n<n>(g[p], gamma + i * n);
+    }
+    for (int64_t first = warp * step; first < rows; first += warps * step) {
+        uint4 raw[kPixelParts];
+        int64_t after = row + warps * step;
+        float sum, r;
+
+#pragma unroll
+        for (int p = 0; p < kPixelParts; p++) {
+            int i = p * lanes + column;
+
+            raw[p] = next[p];
+            next[p] = make_uint4(0, 0, 0, 0);
+            if (i < vectors && after < rows)
+                next[p] = cv_load_once16(x + after * d + i * n);
+        }
+        sum = squares<T, kPixelParts>(raw);
+        for (int lane = lanes / 2; lane > 0; lane /= 2)
+            sum += __shfl_xor_sync(0xffffffffu, sum, lane);
+        r = root / fmaxf(sqrtf(sum), 1e-12f);
+#pragma unroll
+        for (int p = 0; p < kPixelParts; p++) {
+            int i = p * lanes + column;
+            float v[n];
+
+            cv_unpack<T>(v, raw[p]);
+#pragma unroll
+            for (int j = 0; j < n; j++) {
+                v[j] *= r * g[p][j];
+                if (silu)
+                    v[j] = cv_silu_of<fast>(v[j]);
+            }
+            if (i < vectors && row < rows)
+                cv_store_n<n>(out + row * d + i * n, v);
+        }
+        row = after;
+    }
+}
+
+/* A warp for each row. */
+template <typename T>
+__global__ void __launch_bounds__(kPixelThreads)
+norm_silu_any_kernel(T *out, const T *x, const float *__restrict__ gamma,
+                     int64_t rows, int64_t d, int silu)
+{
+    int64_t row = (int64_t)blockIdx.x * (kPixelThreads / CV_WARP) +
+                  threadIdx.x / CV_WARP;
+    int lane = (int)threadIdx.x % CV_WARP;
+    float sum = 0, r;
+
+    if (row >= rows) /* the whole warp */
+        return;
+    for (int64_t i = lane; i < d; i += CV_WARP)
+        sum += cv_load(x + row * d + i) * cv_load(x + row * d + i);
+    r = sqrtf((float)d) / fmaxf(sqrtf(cv_warp_sum(sum)), 1e-12f);
+    for (int64_t i = lane; i < d; i += CV_WARP) {
+        float v = cv_load(x + row * d + i) * r * gamma[i];
+
+        cv_store(out + row * d + i, silu ? cv_silu_of<false>(v) : v);
+    }
+}
+
+template <typename T>
+static int norm_silu(CvCuda *cuda, const CvTensor *out, const CvTensor *x,
+                     const CvTensor *gamma, int silu)
+{
+    const int warps = kPixelThreads / CV_WARP;
+    const T *src = (const T *)x->data;
+    const float *g = (const float *)gamma->data;
+    T *dst = (T *)out->data;
+    int64_t d = gamma->dim[0], rows = cv_elements(x) / d;
+    int64_t vectors = d / CvVector<T>::kElements;
+    int lanes = 1;
+    unsigned blocks, most = (unsigned)cuda->processors * 6;
+
+    if (d % CvVector<T>::kElements || vectors > kPixelParts * CV_WARP ||
+        !cv_aligned16(src) || !cv_aligned16(dst) || !cv_aligned16(g)) {
+        auto kernel = norm_silu_any_kernel<T>;
+
+        return CV_LAUNCH(cuda, cuda->stream, kernel, cv_blocks(rows, warps),
+                         kPixelThreads, 0, dst, src, g, rows, d, silu);
+    }
+    while (lanes * kPixelParts < vectors)
+        lanes *= 2;
+    blocks = cv_blocks(rows, warps * (CV_WARP / lanes));
+    auto kernel = norm_silu_kernel<T>;
+    return CV_LAUNCH(cuda, cuda->stream, kernel, blocks < most ? blocks : most,
+                     kPixelThreads, 0, dst, src, g, rows, (int)vectors, lanes,
+                     silu);
+}
+
+int cv_cuda_norm_silu(CvBackend *b, const CvTensor *out, const CvTensor *x,
+                      const CvTensor *gamma, int silu)
+{
+    if (!cv_elements(x))
+        return 0;
+    return x->type == CV_F32
+               ? norm_silu<float>(cv_cuda(b), out, x, gamma, silu)
+               : norm_silu<cv_bf16>(cv_cuda(b), out, x, gamma, silu);
+}

@@ -25,6 +25,7 @@
 extern "C" {
 #endif
 
+#include "device.h"
 #include "ops.h"
 
 /* Scratch of operations, taken at open: split results that a second kernel
@@ -41,9 +42,10 @@ typedef struct CvCuda {
     int processors;        /* multiprocessors */
     int shared_bytes;      /* most dynamic shared memory of a thread block */
     int hopper;            /* use the sm_90a kernels */
-    void *context;         /* the caller's CUcontext, or NULL: the primary */
+    int round_biases;      /* CvCudaSettings */
+    void *context;         /* CUcontext: the caller's, or the primary */
     cudaStream_t stream;   /* operations */
-    cudaStream_t pictures; /* to_picture */
+    cudaStream_t pictures; /* to_picture into host memory */
     cudaStream_t caller;   /* the caller's stream, may be NULL */
     void *scratch;         /* CV_CUDA_SCRATCH bytes, for `stream` alone */
     struct CvCudaHost *host; /* backend.c: staging buffers, events */
@@ -55,23 +57,10 @@ static inline CvCuda *cv_cuda(CvBackend *b)
     return (CvCuda *)b;
 }
 
-/* How to open the backend. */
-typedef struct CvCudaSettings {
-    int gpu;           /* ordinal */
-    void *context;     /* CUcontext or NULL */
-    void *stream;      /* the caller's CUstream or NULL */
-    int float32;       /* compute in float32 instead of bf16 */
-    int generic;       /* no sm_90a kernels, even where they would run */
-} CvCudaSettings;
-
-/* Changes when CvCudaSettings, CvBackend or CvOps do: a module of another
- * version is refused. */
-#define CV_CUDA_ABI 1
-
-/* ENODEV: no usable device; the reason is written to `why` and not logged.
- * backend.c */
-int cv_cuda_open(CvBackend **backend, const CvCudaSettings *settings,
-                 char why[256], CvLog *log);
+/* The module's only visible symbol; device.h says what it does. backend.c */
+CAUSVID_API int cv_cuda_open(CvBackend **backend,
+                             const CvCudaSettings *settings,
+                             char why[CV_WHY_SIZE], CvLog *log);
 
 /* 0, or EIO with one log line that names `what`. */
 int cv_cuda_check(CvCuda *cuda, cudaError_t error, const char *what);
@@ -87,6 +76,11 @@ int cv_cuda_download(CvBackend *b, float *dst, const CvTensor *src);
 int cv_cuda_zero(CvBackend *b, const CvTensor *t);
 int cv_cuda_copy(CvBackend *b, const CvTensor *dst, const CvTensor *src);
 int cv_cuda_finish(CvBackend *b);
+
+/* memory.c; its kernel is in reduce.cu: *bits (device, 0 before) becomes the
+ * bits of the largest absolute value, above those of infinity with a NaN. */
+int cv_cuda_check_values(CvBackend *b, const CvTensor *t, float *largest);
+int cv_cuda_largest(CvCuda *cuda, const CvTensor *t, unsigned *bits);
 
 /* linear.c */
 int cv_cuda_linear(CvBackend *b, const CvLinear *a);
@@ -147,8 +141,10 @@ int cv_cuda_to_channels_first(CvBackend *b, const CvTensor *out,
                               const CvTensor *x, const float *mul,
                               const float *add);
 
-/* backend.c; its kernel is in picture.cu: planes are device memory. */
+/* transfer of pictures: pictures.c; its kernel is in picture.cu: planes are
+ * device memory. */
 int cv_cuda_to_picture(CvBackend *b, const CvPictureArgs *a);
+int cv_cuda_reuse_frames(CvBackend *b);
 int cv_cuda_draw_picture(CvCuda *cuda, const CvTensor *frame,
                          const CausvidPicture *planes, cudaStream_t stream);
 

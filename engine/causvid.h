@@ -27,10 +27,12 @@
  * - Functions return 0 or a negative error, CAUSVID_ERR(errno value); the
  *   numbers are AVERROR's on POSIX systems. Every error is also logged as one
  *   line: what was found, what was expected, what to do.
- * - The library never prints, exits, aborts, installs signal handlers, reads
- *   environment variables or keeps mutable globals. (OpenBLAS, when it is
- *   compiled in, is switched to one thread per caller: libcausvid brings its
- *   own threads.)
+ * - The library never prints, exits, aborts, installs signal handlers or keeps
+ *   mutable globals, and reads one environment variable, CAUSVID_CUDA_MODULE:
+ *   the file of the CUDA backend, instead of libcausvid_cuda.so beside this
+ *   library. (CUDA and OpenBLAS have variables of their own. OpenBLAS, when
+ *   it is compiled in, is switched to one thread per caller: libcausvid brings
+ *   its own threads.)
  * - A context may be used from different threads in turn, by one at a time.
  *   Contexts are independent of each other.
  */
@@ -156,10 +158,16 @@ typedef struct CausvidSettings {
     enum CausvidVariant variant;
     enum CausvidPrecision precision;
     enum CausvidDevice device;
-    int gpu;            /**< ordinal of the CUDA device, default 0 */
-    void *cuda_context; /**< a CUcontext to use, or NULL */
-    void *cuda_stream;  /**< the caller's CUstream, or NULL */
-    int64_t vram_bytes; /**< budget of device memory, 0: what is free */
+    int gpu;            /**< ordinal of the CUDA device, default 0; not used
+                             when there is a cuda_context */
+    void *cuda_context; /**< a CUcontext to use, or NULL: the device's primary
+                             context. It must live until causvid_close() has
+                             returned, and is current on the calling thread
+                             only during calls */
+    void *cuda_stream;  /**< the caller's CUstream, or NULL: on it pictures in
+                             CUDA memory are drawn */
+    int64_t vram_bytes; /**< most device memory to take for weights and clip
+                             (ENOMEM beyond it), 0: what is free */
     int threads;        /**< CPU threads, 0: one for each online core */
 
     /**

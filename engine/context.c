@@ -79,11 +79,19 @@ int causvid_open(CausvidContext **ctx, const CausvidSettings *settings)
 void causvid_close(CausvidContext **ctx)
 {
     CausvidContext *c = ctx ? *ctx : NULL;
+    CvBackend *backend;
+    int entered;
 
     if (!c)
         return;
+    /* A GPU that broke down cannot be entered: the thread is stopped and the
+     * host's memory freed all the same. */
+    backend = c->model.backend;
+    entered = !cv_enter(backend);
     cv_pipeline_stop(&c->pipeline);
     cv_arena_free(&c->arena);
+    if (entered)
+        cv_leave(backend);
     cv_model_close(&c->model);
     cv_log_free(&c->log);
     free(c);
@@ -115,17 +123,31 @@ int causvid_get_info(const CausvidContext *ctx, CausvidInfo *info)
 
 int causvid_start(CausvidContext *ctx, const CausvidClip *clip)
 {
+    CvBackend *backend = ctx->model.backend;
+    int err = cv_enter(backend);
+
+    if (err < 0)
+        return err;
     cv_pipeline_stop(&ctx->pipeline);
-    return cv_pipeline_start(&ctx->pipeline, &ctx->model, &ctx->arena, clip,
-                             ctx->progress, ctx->cookie);
+    err = cv_pipeline_start(&ctx->pipeline, &ctx->model, &ctx->arena, clip,
+                            ctx->progress, ctx->cookie);
+    cv_leave(backend);
+    return err;
 }
 
 int causvid_read_frame(CausvidContext *ctx, CausvidPicture *pic)
 {
+    CvBackend *backend = ctx->model.backend;
+    int err;
+
     if (!ctx->pipeline)
         return cv_fail(&ctx->log, EINVAL, "no clip is running; call "
                        "causvid_start() first");
-    return cv_pipeline_read(ctx->pipeline, pic);
+    if ((err = cv_enter(backend)) < 0)
+        return err;
+    err = cv_pipeline_read(ctx->pipeline, pic);
+    cv_leave(backend);
+    return err;
 }
 
 int causvid_set_prompt(CausvidContext *ctx, const char *prompt)

@@ -80,34 +80,21 @@ static int wrong_values(CvGenerator *g, const char *what, const char *file,
 static int check_values(CvGenerator *g, const CvTensor *t, const char *what,
                         const char *file)
 {
-    const int64_t n = cv_elements(t), room = block_elements(g);
-    const CvTensor flat = CV_RESHAPE(*t, n);
     char found[32];
-    int some = 0;
+    float largest;
+    int err;
 
     if (g->run.backend->planning)
         return 0;
-    for (int64_t first = 0; first < n; first += room) {
-        const int64_t count = room < n - first ? room : n - first;
-        const CvTensor part = cv_rows(&flat, first, count);
-        int large = 0, err = cv_download(g->run.backend, g->host, &part);
-
-        if (err < 0)
-            return err;
-        for (int64_t i = 0; i < count; i++) {
-            large |= !(fabsf(g->host[i]) <= MAX_VALUE); /* NaN too */
-            some  |= g->host[i] != 0;
-        }
-        for (int64_t i = 0; large && i < count; i++) {
-            if (fabsf(g->host[i]) <= MAX_VALUE)
-                continue;
-            snprintf(found, sizeof(found), "a value of %g",
-                     (double)g->host[i]);
-            return wrong_values(g, what, file, isnan(g->host[i]) ?
-                                "a value that is no number" : found);
-        }
+    if ((err = cv_check(g->run.backend, t, &largest)) < 0)
+        return err;
+    if (isnan(largest))
+        return wrong_values(g, what, file, "a value that is no number");
+    if (largest > MAX_VALUE) {
+        snprintf(found, sizeof(found), "a value of %g", (double)largest);
+        return wrong_values(g, what, file, found);
     }
-    return some ? 0 : wrong_values(g, what, file, "nothing but zeros");
+    return largest > 0 ? 0 : wrong_values(g, what, file, "nothing but zeros");
 }
 
 /* What a caller of trace gives, to the backend. */

@@ -20,6 +20,10 @@ using std::atomic_int;
 
 #include "causvid.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef struct CvLog {
     void (*write)(void *cookie, enum CausvidLogLevel level, const char *format,
                   va_list args);              /* may be NULL */
@@ -46,5 +50,9 @@ int cv_fail_memory(CvLog *log, uint64_t bytes, const char *what);
 
 /* 0, or CAUSVID_ERR(ECANCELED) when the caller asks to stop. Not logged. */
 int cv_aborted(CvLog *log);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif /* CV_LOG_H */

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "config.h"
+#include "device.h"
 #include "model.h"
 
 /* The model that is used when none is named: the installed sample model, or
@@ -22,13 +23,52 @@ static const char *default_model(void)
     return CAUSVID_SOURCE_MODEL;
 }
 
+/* The CUDA backend where the settings ask for it and it can be had; 0 and no
+ * backend where device=auto has to take the CPU. */
+static int open_cuda(CvModel *model, const CausvidSettings *settings)
+{
+    CvCudaSettings cuda = {
+        .abi = CV_CUDA_ABI, .gpu = settings->gpu,
+        .context = settings->cuda_context, .stream = settings->cuda_stream,
+        .memory_bytes = settings->vram_bytes,
+        .float32 = settings->precision == CAUSVID_PRECISION_FP32,
+    };
+    int wanted = settings->device == CAUSVID_DEVICE_CUDA;
+    CvLog *log = model->log;
+    char why[CV_WHY_SIZE];
+    int err;
+
+    if (settings->device == CAUSVID_DEVICE_CPU)
+        return 0;
+    if (settings->precision == CAUSVID_PRECISION_FP8)
+        return cv_fail(log, ENOSYS, "precision=fp8 is not supported by this "
+                       "version; use precision=bf16 or precision=auto");
+    if (settings->gpu < 0)
+        return cv_fail(log, EINVAL, "gpu=%d: expected the number of a CUDA "
+                       "device, 0 or more", settings->gpu);
+    if (settings->vram_bytes < 0)
+        return cv_fail(log, EINVAL, "vram=%lld: expected bytes, or 0 for what "
+                       "is free", (long long)settings->vram_bytes);
+    err = cv_device_open(&model->backend, &cuda, why, log);
+    if (err == CAUSVID_ERR(ENODEV) || err == CAUSVID_ERR(ENOSYS)) {
+        if (wanted)
+            return cv_fail(log, -err, "device=cuda: %s; use device=cpu or "
+                           "device=auto", why);
+        /* Of a library without CUDA nobody expects a GPU. */
+        cv_log(log, err == CAUSVID_ERR(ENOSYS) ? CAUSVID_LOG_VERBOSE :
+               CAUSVID_LOG_INFO, "device=auto takes the CPU: %s", why);
+        return 0;
+    }
+    return err;
+}
+
 static int open_backend(CvModel *model, const CausvidSettings *settings)
 {
     CvLog *log = model->log;
+    int err = open_cuda(model, settings);
 
-    if (settings->device == CAUSVID_DEVICE_CUDA)
-        return cv_fail(log, ENOSYS, "device=cuda: this version of libcausvid "
-                       "has no CUDA backend; use device=cpu or device=auto");
+    if (err < 0 || model->backend)
+        return err;
     if (settings->precision == CAUSVID_PRECISION_BF16 ||
         settings->precision == CAUSVID_PRECISION_FP8)
         return cv_fail(log, ENOSYS, "precision=%s needs a CUDA device; on the "
@@ -108,7 +148,7 @@ int cv_model_open(CvModel *model, const CausvidSettings *settings,
 {
     CausvidSettings wanted = *settings;
     CvModelFiles *files = &model->files;
-    int err;
+    int entered = 0, err;
 
     memset(model, 0, sizeof(*model));
     model->log     = log;
@@ -122,7 +162,10 @@ int cv_model_open(CvModel *model, const CausvidSettings *settings,
         goto fail;
     }
     if ((!backend && (err = open_backend(model, &wanted)) < 0) ||
-        (err = cv_files_find(files, &wanted, log)) < 0 ||
+        (err = cv_enter(model->backend)) < 0)
+        goto fail;
+    entered = 1;
+    if ((err = cv_files_find(files, &wanted, log)) < 0 ||
         (err = check_index(model)) < 0 ||
         (err = cv_tokenizer_open(&model->tokenizer, files->tokenizer,
                                  log)) < 0 ||
@@ -136,18 +179,25 @@ int cv_model_open(CvModel *model, const CausvidSettings *settings,
                               wanted.variant, log)) < 0 ||
         (err = check_fit(model)) < 0)
         goto fail;
+    cv_leave(model->backend);
     return 0;
 fail:
+    if (entered)
+        cv_leave(model->backend);
     cv_model_close(model);
     return err;
 }
 
 void cv_model_close(CvModel *model)
 {
+    int entered = model->backend && !cv_enter(model->backend);
+
     cv_vae_close(&model->vae);
     cv_dit_close(&model->dit);
     cv_umt5_close(&model->umt5);
     cv_tokenizer_close(&model->tokenizer);
+    if (entered)
+        cv_leave(model->backend);
     if (model->backend)
         model->backend->close(&model->backend);
 }

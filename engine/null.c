@@ -54,10 +54,16 @@ static int null_zero(CvBackend *b, const CvTensor *t)
     return 0;
 }
 
-static int null_finish(CvBackend *b)
+/* finish, enter */
+static int null_nothing(CvBackend *b)
 {
     (void)b;
     return 0;
+}
+
+static void null_leave(CvBackend *b)
+{
+    (void)b;
 }
 
 static void null_close(CvBackend **backend)
@@ -73,7 +79,9 @@ int cv_null_open(CvBackend **backend, CvLog *log)
         .release = null_release,
         .upload  = null_upload,
         .zero    = null_zero,
-        .finish  = null_finish,
+        .finish  = null_nothing,
+        .enter   = null_nothing,
+        .leave   = null_leave,
     };
     CvBackend *b = calloc(1, sizeof(*b));
 

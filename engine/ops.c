@@ -82,6 +82,25 @@ int cv_finish(CvBackend *b)
     RUN(finish)(b);
 }
 
+int cv_check(CvBackend *b, const CvTensor *t, float *largest)
+{
+    CHECK(is_real(b, t) && cv_elements(t) >= 0);
+    *largest = 0;
+    RUN(check)(b, t, largest);
+}
+
+/* Also while planning: a plan is made on the same thread as the run. */
+int cv_enter(CvBackend *b)
+{
+    return b ? b->ops->enter(b) : 0;
+}
+
+void cv_leave(CvBackend *b)
+{
+    if (b)
+        b->ops->leave(b);
+}
+
 /* ---- shared ---- */
 
 int cv_linear(CvBackend *b, const CvLinear *a)
@@ -328,4 +347,9 @@ int cv_to_picture(CvBackend *b, const CvPictureArgs *a)
     CHECK(a->pic->height == a->frame->dim[0]);
     CHECK(a->pic->width == a->frame->dim[1]);
     RUN(to_picture)(b, a);
+}
+
+int cv_reuse_frames(CvBackend *b)
+{
+    RUN(reuse_frames)(b);
 }

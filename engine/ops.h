@@ -153,6 +153,20 @@ typedef struct CvOps {
     /* Wait until everything asked for so far is done. */
     int (*finish)(CvBackend *b);
 
+    /* *largest = the largest absolute value of t (float32 or A), NaN when it
+     * holds one; 0 for a tensor without elements. Waits for it. */
+    int (*check)(CvBackend *b, const CvTensor *t, float *largest);
+
+    /* ---- threads ---- */
+
+    /* Prepare the calling thread for using the backend (on a GPU: make its
+     * context the current one), and undo it. In pairs, on one thread, may be
+     * nested; around everything that opens or closes networks, plans, runs or
+     * converts frames. Only context.c, model.c, pipeline.c and programs that
+     * have no context call them. */
+    int (*enter)(CvBackend *b);
+    void (*leave)(CvBackend *b);
+
     /* ---- shared by the networks ---- */
 
     int (*linear)(CvBackend *b, const CvLinear *a);
@@ -264,11 +278,17 @@ typedef struct CvOps {
      * (Y' 16 + 219 Y', chroma 128 + 224 C, times 4 for 10 bits) unless
      * pic.full_range (255 Y', 128 + 255 C; 10 bits: 1023 Y', 512 + 1023 C);
      * rounded to nearest, clipped. 4:2:0 chroma is sited left: weights
-     * 1/4 1/2 1/4 across (edge pixel repeated), 1/2 1/2 down. Waits only as far
-     * as the caller's stream needs. Unlike all others, it may run on another
-     * thread while an operation runs: a caller takes frames while the next
-     * block is made. */
+     * 1/4 1/2 1/4 across (edge pixel repeated), 1/2 1/2 down. The frame must
+     * have been finished. Planes in host memory are complete on return; planes
+     * in device memory are, for what the caller's stream is given afterwards.
+     * Unlike all others, it may run on another thread while an operation runs:
+     * a caller takes frames while the next block is made. */
     int (*to_picture)(CvBackend *b, const CvPictureArgs *a);
+
+    /* The memory of frames that to_picture was given is about to be written or
+     * released: what is asked for from now on waits until the pictures asked
+     * for so far are drawn. */
+    int (*reuse_frames)(CvBackend *b);
 } CvOps;
 
 struct CvBackend {
@@ -278,7 +298,9 @@ struct CvBackend {
     CvType weight;        /* the type called W above */
     CvLog *log;
     int planning;         /* memory.h: operations are checked but not run */
-    int threads;          /* for log lines */
+    int threads;          /* for log lines; 0: a GPU */
+    int cuda_planes;      /* to_picture takes CAUSVID_MEMORY_CUDA */
+    char device[128];     /* for log lines: "8 threads", "NVIDIA H200, bf16" */
     void (*close)(CvBackend **b);
 };
 
@@ -296,6 +318,9 @@ int cv_download(CvBackend *b, float *dst, const CvTensor *src);
 int cv_zero(CvBackend *b, const CvTensor *t);
 int cv_copy(CvBackend *b, const CvTensor *dst, const CvTensor *src);
 int cv_finish(CvBackend *b);
+int cv_check(CvBackend *b, const CvTensor *t, float *largest);
+int cv_enter(CvBackend *b);  /* b may be NULL here and below */
+void cv_leave(CvBackend *b);
 int cv_linear(CvBackend *b, const CvLinear *a);
 int cv_attention(CvBackend *b, const CvAttention *a);
 int cv_rms_norm(CvBackend *b, const CvTensor *out, const CvTensor *x,
@@ -329,5 +354,6 @@ int cv_to_channels_first(CvBackend *b, const CvTensor *out, const CvTensor *x,
                          const float *mul, const float *add);
 int cv_convert(CvBackend *b, const CvTensor *out, const CvTensor *x);
 int cv_to_picture(CvBackend *b, const CvPictureArgs *a);
+int cv_reuse_frames(CvBackend *b);
 
 #endif /* CV_OPS_H */

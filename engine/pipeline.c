@@ -132,8 +132,11 @@ static int decode_block(CvPipeline *p, int64_t block, double waited)
         pthread_mutex_lock(&p->lock);
         err = wait_for_reader(p, &p->read_latents, latent - slots + 1);
         pthread_mutex_unlock(&p->lock);
+        /* The slot's last frame was handed out, but a GPU may not have drawn
+         * it yet. */
         if (err < 0 ||
             (err = cv_aborted(p->log)) < 0 ||
+            (err = cv_reuse_frames(p->generator.run.backend)) < 0 ||
             (err = cv_generator_decode(&p->generator, block,
                                        (int)(latent - first), &frames)) < 0 ||
             (err = cv_finish(p->generator.run.backend)) < 0)
@@ -175,8 +178,13 @@ static int work(CvPipeline *p)
 static void *run(void *argument)
 {
     CvPipeline *p = argument;
-    int err = work(p);
+    CvBackend *backend = p->generator.run.backend;
+    int err = cv_enter(backend);
 
+    if (!err) {
+        err = work(p);
+        cv_leave(backend);
+    }
     pthread_mutex_lock(&p->lock);
     p->error = err;
     pthread_cond_broadcast(&p->changed);
@@ -220,13 +228,12 @@ static void tell_start(const CvPipeline *p)
     char frames[32];
 
     cv_log(p->log, CAUSVID_LOG_INFO, "%s (%s): %dx%d, %s frames, %d steps of "
-           "%s, guidance %g, seed %lld, %s with %d threads, peak memory "
-           "%.0f MB", g->model->recipe.name,
+           "%s, guidance %g, seed %lld, %s with %s, peak memory %.0f MB", g->model->recipe.name,
            cv_variant_name(g->model->recipe.variant), clip->width,
            clip->height, or_all(clip->frames, frames), clip->schedule.steps,
            cv_sampler_name(clip->schedule.sampler), clip->guidance,
            (long long)clip->seed, g->run.backend->name,
-           g->run.backend->threads,
+           g->run.backend->device,
            (double)(cv_model_bytes(g->model) + g->run.arena->size) / 1e6);
 }
 
@@ -298,6 +305,10 @@ void cv_pipeline_stop(CvPipeline **pipeline)
         pthread_mutex_unlock(&p->lock);
         pthread_join(p->thread, NULL);
         atomic_store(&p->log->stop, 0);
+        /* What was asked for last may still run, and pictures be drawn, in
+         * memory that the next clip takes. An error of it is past. */
+        if (!cv_reuse_frames(p->generator.run.backend))
+            cv_finish(p->generator.run.backend);
     }
     cv_generator_close(&p->generator);
     while (p->prompts) {
@@ -327,7 +338,8 @@ static int check_picture(const CvPipeline *p, const CausvidPicture *pic)
         [CAUSVID_FORMAT_RGB24]     = { 1, 0, { 3 } },
     };
 
-    if (pic->memory != CAUSVID_MEMORY_HOST)
+    if (pic->memory != CAUSVID_MEMORY_HOST &&
+        !p->generator.run.backend->cuda_planes)
         return cv_fail(p->log, ENOSYS, "pictures in GPU memory need a CUDA "
                        "device; this model runs on the CPU");
     if (pic->width != clip->width || pic->height != clip->height)

@@ -104,6 +104,23 @@ int cv_cli_int(const char *name, const char *text, long min, long max,
     return 0;
 }
 
+int cv_cli_choice(const char *name, const char *text, const char *list)
+{
+    const char *at = list;
+
+    for (int i = 0; at; i++) {
+        const char *end = strchr(at, '|');
+        size_t n = end ? (size_t)(end - at) : strlen(at);
+
+        if (strlen(text) == n && !memcmp(text, at, n))
+            return i;
+        at = end ? end + 1 : NULL;
+    }
+    fprintf(stderr, "causvid: --%s is '%s', expected one of %s\n", name, text,
+            list);
+    return -1;
+}
+
 static void usage(FILE *out)
 {
     fprintf(out, "usage: causvid COMMAND [options]\n\ncommands:\n");

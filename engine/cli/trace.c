@@ -220,6 +220,7 @@ int cv_cli_trace(int argc, char **argv)
 {
     const char *model = NULL, *inputs = NULL, *outputs = NULL;
     const char *threads = NULL, *steps = NULL, *sampler = NULL;
+    const char *device = NULL, *precision = NULL, *gpu = NULL;
     int help = 0, verbose = 0, status = 1;
     const CvOption options[] = {
         { "model", &model, NULL, "PATH: the model; default: the sample model" },
@@ -228,6 +229,9 @@ int cv_cli_trace(int argc, char **argv)
         { "outputs", &outputs, NULL, "FILE: where what was computed goes" },
         { "sampler", &sampler, NULL, "NAME: in place of the recipe's" },
         { "steps", &steps, NULL, "N: in place of the recipe's" },
+        { "device", &device, NULL, "NAME: auto, cpu or cuda; default: cpu" },
+        { "gpu", &gpu, NULL, "N: which CUDA device" },
+        { "precision", &precision, NULL, "NAME: auto, fp32 or bf16" },
         { "threads", &threads, NULL, "N: CPU threads" },
         { "verbose", NULL, &verbose, "-v: say what is done" },
         { "help", NULL, &help, "print this" },
@@ -236,6 +240,7 @@ int cv_cli_trace(int argc, char **argv)
     CausvidSettings settings;
     CausvidClip args;
     Trace t = { 0 };
+    int choice, entered;
 
     if (cv_cli_parse(argc, argv, options, NULL) < 0)
         return 2;
@@ -251,9 +256,22 @@ int cv_cli_trace(int argc, char **argv)
     }
     causvid_default_clip(&args);
     cv_cli_settings(&settings, verbose);
-    settings.model = model;
+    settings.model  = model;
+    settings.device = CAUSVID_DEVICE_CPU;
+    if (device) {
+        if ((choice = cv_cli_choice("device", device, "auto|cpu|cuda")) < 0)
+            return 2;
+        settings.device = (enum CausvidDevice)choice;
+    }
+    if (precision) {
+        if ((choice = cv_cli_choice("precision", precision,
+                                    "auto|fp32|bf16")) < 0)
+            return 2;
+        settings.precision = (enum CausvidPrecision)choice;
+    }
     if ((threads && cv_cli_int("threads", threads, 1, 1024,
                                &settings.threads) < 0) ||
+        (gpu && cv_cli_int("gpu", gpu, 0, 1023, &settings.gpu) < 0) ||
         (steps && cv_cli_int("steps", steps, 1, CV_MAX_STEPS,
                              &args.steps) < 0))
         return 2;
@@ -265,13 +283,16 @@ int cv_cli_trace(int argc, char **argv)
     cv_log_init(&t.log, &settings);
     if (cv_model_open(&t.model, &settings, NULL, &t.log) < 0)
         goto end;
-    if (prepare(&t, inputs, &args) == 0 && run_clip(&t) == 0 &&
+    entered = !cv_enter(t.model.backend);
+    if (entered && prepare(&t, inputs, &args) == 0 && run_clip(&t) == 0 &&
         cv_trace_write(&t.outputs, outputs, &t.log) == 0)
         status = 0;
     cv_trace_free(&t.outputs);
     cv_generator_close(&t.generator);
     cv_arena_free(&t.arena);
     cv_weights_close(&t.inputs);
+    if (entered)
+        cv_leave(t.model.backend);
     cv_model_close(&t.model);
 end:
     cv_log_free(&t.log);

@@ -76,10 +76,17 @@ static int cpu_copy(CvBackend *b, const CvTensor *dst, const CvTensor *src)
     return 0;
 }
 
-static int cpu_finish(CvBackend *b)
+/* finish, enter, reuse_frames: every operation is done when it returns, and
+ * any thread may ask for one. */
+static int cpu_nothing(CvBackend *b)
 {
     (void)b;
     return 0;
+}
+
+static void cpu_leave(CvBackend *b)
+{
+    (void)b;
 }
 
 static const CvOps cpu_ops = {
@@ -89,7 +96,10 @@ static const CvOps cpu_ops = {
     .download = cpu_download,
     .zero = cpu_zero,
     .copy = cpu_copy,
-    .finish = cpu_finish,
+    .finish = cpu_nothing,
+    .check = cv_cpu_check,
+    .enter = cpu_nothing,
+    .leave = cpu_leave,
     .linear = cv_cpu_linear,
     .attention = cv_cpu_attention,
     .rms_norm = cv_cpu_rms_norm,
@@ -112,6 +122,7 @@ static const CvOps cpu_ops = {
     .to_channels_first = cv_cpu_to_channels_first,
     .convert = cv_cpu_convert,
     .to_picture = cv_cpu_to_picture,
+    .reuse_frames = cpu_nothing,
 };
 
 static void cpu_close(CvBackend **b)
@@ -175,6 +186,7 @@ int cv_cpu_open_kernels(CvBackend **backend, int threads, const char *kernels,
     b->weight = CV_F32;
     b->log = log;
     b->threads = threads;
+    snprintf(b->device, sizeof(b->device), "%d threads", threads);
     b->close = cpu_close;
     bytes = (size_t)threads * CV_CPU_SCRATCH * sizeof(float);
     if (posix_memalign(&scratch, 64, bytes)) {

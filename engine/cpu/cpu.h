@@ -116,6 +116,7 @@ int cv_cpu_silu(CvBackend *b, const CvTensor *out, const CvTensor *x);
 int cv_cpu_combine(CvBackend *b, const CvTensor *out, const CvTerm *terms,
                    int n_terms);
 int cv_cpu_convert(CvBackend *b, const CvTensor *out, const CvTensor *x);
+int cv_cpu_check(CvBackend *b, const CvTensor *t, float *largest);
 
 /* layout.c */
 int cv_cpu_patchify(CvBackend *b, const CvTensor *out, const CvTensor *x);

@@ -3,6 +3,7 @@
  *
  * SPDX-License-Identifier: BSD-2-Clause
  */
+#include <stdatomic.h>
 #include <string.h>
 
 #include "cpu/cpu.h"
@@ -70,5 +71,41 @@ int cv_cpu_convert(CvBackend *b, const CvTensor *out, const CvTensor *x)
 {
     (void)b;
     memmove(out->data, x->data, (size_t)cv_tensor_bytes(x));
+    return 0;
+}
+
+typedef struct Check {
+    const float *x;
+    atomic_uint largest; /* bits of a number */
+} Check;
+
+/* Without their sign, bits of numbers are ordered as the numbers are, and
+ * those of NaN above all others. */
+static void check_job(void *arg, int64_t first, int64_t last, int worker)
+{
+    Check *a = arg;
+    uint32_t largest = 0, seen = atomic_load(&a->largest);
+
+    (void)worker;
+    for (int64_t i = first; i < last; i++) {
+        uint32_t bits;
+
+        memcpy(&bits, &a->x[i], sizeof(bits));
+        bits &= 0x7fffffffu;
+        largest = bits > largest ? bits : largest;
+    }
+    while (largest > seen &&
+           !atomic_compare_exchange_weak(&a->largest, &seen, largest))
+        ;
+}
+
+int cv_cpu_check(CvBackend *b, const CvTensor *t, float *largest)
+{
+    Check a = { .x = t->data };
+    uint32_t bits;
+
+    cv_cpu_run(cv_cpu(b), cv_elements(t), GRAIN, check_job, &a);
+    bits = atomic_load(&a.largest);
+    memcpy(largest, &bits, sizeof(*largest));
     return 0;
 }

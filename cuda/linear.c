@@ -1,0 +1,396 @@
+/*
+ * Linear layers: products by cuBLASLt, with what follows them.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Row-major out[n, o] = x[n, i] weight[o, i]^T is, in the column-major order of
+ * cuBLASLt, out^T = weight^T' x: A = weight (transposed), B = x, D = out, and a
+ * bias runs down a column of D, as the library wants it.
+ *
+ * Bound by operations. Predicted from measured rates (about 800 TFLOP/s in
+ * bf16 on an H200) for Wan 14B, 32,760 tokens, dim 5120, ffn 13,824:
+ *     qkv 5120 -> 15,360: 6.4 ms; o, cross q, cross o: 2.1 ms each;
+ *     ffn 5120 -> 13,824 and back: 5.8 and 6.6 ms; 25 ms a layer.
+ *
+ * What follows the product, y = x w^T + b:
+ * - In the library's epilogue, without another pass over memory: nothing, GELU
+ *   (bf16 only: its tanh is an approximation), a bias where the output is
+ *   float32, and the addition of `other`, as C with beta = 1, in place or not.
+ * - In cv_cuda_epilogue(), from a float32 y that the product leaves in scratch:
+ *   all else. The rows go through in pieces of CHUNK bytes, which stay in the
+ *   L2 cache between the two (50 MB on an H100 or H200). From memory it would
+ *   be 8 bytes more an element, 1.3 GB for [32,760, 5120]: 0.3 ms on top of
+ *   2.1 ms; from L2 it is less.
+ * - cuBLASLt adds a bias only in D's type, so with bf16 outputs a bias goes the
+ *   second way, which rounds nothing but the result. round_biases (settings)
+ *   rounds biases to bf16 first, as PyTorch does, and lets the library add
+ *   them: predicted to save 2 ms of the 61 ms of a 14B layer. Which way is the
+ *   default has to be measured.
+ *
+ * Split sums are added in float32, never in bf16 and never by atomics, so a
+ * product's bits do not change from run to run.
+ */
+#include <cublasLt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "host.h"
+
+enum {
+    PLANS = 256, /* kept; a power of two */
+    PROBES = 8,  /* places in which a plan may lie */
+    TILE = 128,  /* rows that a kernel of the library computes at least */
+};
+
+/* Bytes of float32 between a product and its epilogue. */
+#define CHUNK ((size_t)32 << 20)
+
+/* What a plan depends on. Without padding, so that memcmp() compares it. */
+typedef struct Key {
+    int64_t n, o, i;
+    int32_t in, out;     /* CvType */
+    int32_t epilogue;    /* of cublasLt */
+    int32_t add;         /* C is another tensor */
+    int32_t align[5];    /* of weight, x, c, d, bias */
+    int32_t zero;
+} Key;
+
+typedef struct Plan {
+    Key key;
+    uint64_t used;       /* when; 0: the place is empty */
+    int usable;          /* the library has a kernel for it */
+    cublasLtMatmulDesc_t desc;
+    cublasLtMatrixLayout_t weight, x, out;
+    cublasLtMatmulAlgo_t algo;
+} Plan;
+
+struct CvCudaBlas {
+    cublasLtHandle_t handle;
+    void *workspace;
+    uint64_t clock;
+    Plan plans[PLANS];
+};
+
+/* d[n, o] = epilogue(x[n, i] weight[o, i]^T + c + bias) */
+typedef struct Product {
+    int64_t n, o, i;
+    CvType in, out;
+    cublasLtEpilogue_t epilogue;
+    const void *x, *weight, *c, *bias; /* c, bias: or NULL */
+    void *d;
+} Product;
+
+int cv_cuda_blas_open(CvCuda *cuda, char why[CV_WHY_SIZE])
+{
+    struct CvCudaBlas *blas = calloc(1, sizeof(*blas));
+
+    cuda->blas = blas;
+    if (blas && cublasLtCreate(&blas->handle) == CUBLAS_STATUS_SUCCESS &&
+        cudaMalloc(&blas->workspace, CV_CUDA_WORKSPACE) == cudaSuccess)
+        return 0;
+    snprintf(why, CV_WHY_SIZE, "cuBLASLt cannot be opened: too little memory, "
+             "or a driver that does not fit");
+    return CAUSVID_ERR(ENODEV);
+}
+
+static void free_plan(Plan *plan)
+{
+    if (plan->desc)
+        cublasLtMatmulDescDestroy(plan->desc);
+    if (plan->weight)
+        cublasLtMatrixLayoutDestroy(plan->weight);
+    if (plan->x)
+        cublasLtMatrixLayoutDestroy(plan->x);
+    if (plan->out)
+        cublasLtMatrixLayoutDestroy(plan->out);
+    memset(plan, 0, sizeof(*plan));
+}
+
+void cv_cuda_blas_close(CvCuda *cuda)
+{
+    struct CvCudaBlas *blas = cuda->blas;
+
+    if (!blas)
+        return;
+    for (int i = 0; i < PLANS; i++)
+        free_plan(&blas->plans[i]);
+    cudaFree(blas->workspace);
+    if (blas->handle)
+        cublasLtDestroy(blas->handle);
+    free(blas);
+    cuda->blas = NULL;
+}
+
+static int blas_error(CvCuda *cuda, cublasStatus_t status)
+{
+    return cv_fail(cuda->base.log, EIO, "a matrix product failed on GPU %d: "
+                   "%s", cuda->device, cublasLtGetStatusName(status));
+}
+
+/* ---- plans ---- */
+
+static cudaDataType_t blas_type(CvType type)
+{
+    return type == CV_BF16 ? CUDA_R_16BF : CUDA_R_32F;
+}
+
+/* The largest power of two up to 256 that divides an address. */
+static int32_t alignment(const void *p)
+{
+    uintptr_t bits = (uintptr_t)p | 256;
+
+    return (int32_t)(bits & -bits);
+}
+
+static int has_bias(cublasLtEpilogue_t epilogue)
+{
+    return epilogue == CUBLASLT_EPILOGUE_BIAS ||
+           epilogue == CUBLASLT_EPILOGUE_GELU_BIAS;
+}
+
+static cublasStatus_t set_bias(Plan *plan, const void *bias)
+{
+    return cublasLtMatmulDescSetAttribute(plan->desc,
+                                          CUBLASLT_MATMUL_DESC_BIAS_POINTER,
+                                          &bias, sizeof(bias));
+}
+
+/* What is multiplied, and how the result is finished. */
+static cublasStatus_t describe(Plan *plan, const Product *p)
+{
+    const cublasOperation_t transposed = CUBLAS_OP_T;
+    const cudaDataType_t in = blas_type(p->in), out = blas_type(p->out);
+    cublasStatus_t s;
+
+    /* float32 means float32: no TF32 */
+    s = cublasLtMatmulDescCreate(&plan->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+    if (!s)
+        s = cublasLtMatmulDescSetAttribute(plan->desc,
+                                           CUBLASLT_MATMUL_DESC_TRANSA,
+                                           &transposed, sizeof(transposed));
+    if (!s)
+        s = cublasLtMatmulDescSetAttribute(plan->desc,
+                                           CUBLASLT_MATMUL_DESC_EPILOGUE,
+                                           &p->epilogue, sizeof(p->epilogue));
+    if (!s && has_bias(p->epilogue))
+        s = set_bias(plan, p->bias);
+    if (!s)
+        s = cublasLtMatrixLayoutCreate(&plan->weight, in, (uint64_t)p->i,
+                                       (uint64_t)p->o, p->i);
+    if (!s)
+        s = cublasLtMatrixLayoutCreate(&plan->x, in, (uint64_t)p->i,
+                                       (uint64_t)p->n, p->i);
+    if (!s)
+        s = cublasLtMatrixLayoutCreate(&plan->out, out, (uint64_t)p->o,
+                                       (uint64_t)p->n, p->o);
+    return s;
+}
+
+/* Let the library choose a kernel. Its not having one is no error. */
+static cublasStatus_t choose(CvCuda *cuda, Plan *plan)
+{
+    static const cublasLtMatmulPreferenceAttributes_t sides[] = {
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
+    };
+    const uint64_t workspace = CV_CUDA_WORKSPACE;
+    const uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+    cublasLtMatmulPreference_t preference = NULL;
+    cublasLtMatmulHeuristicResult_t found;
+    cublasStatus_t s;
+    int n = 0;
+
+    memset(&found, 0, sizeof(found));
+    s = cublasLtMatmulPreferenceCreate(&preference);
+    if (!s)
+        s = cublasLtMatmulPreferenceSetAttribute(
+            preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
+            sizeof(workspace));
+    if (!s)
+        s = cublasLtMatmulPreferenceSetAttribute(
+            preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+            &reductions, sizeof(reductions));
+    for (int i = 0; i < 4 && !s; i++) {
+        const uint32_t bytes = (uint32_t)plan->key.align[i];
+
+        s = cublasLtMatmulPreferenceSetAttribute(preference, sides[i], &bytes,
+                                                 sizeof(bytes));
+    }
+    if (!s)
+        s = cublasLtMatmulAlgoGetHeuristic(cuda->blas->handle, plan->desc,
+                                           plan->weight, plan->x, plan->out,
+                                           plan->out, preference, 1, &found,
+                                           &n);
+    if (preference)
+        cublasLtMatmulPreferenceDestroy(preference);
+    if (s == CUBLAS_STATUS_NOT_SUPPORTED)
+        return CUBLAS_STATUS_SUCCESS;
+    plan->algo   = found.algo;
+    plan->usable = n > 0 && found.state == CUBLAS_STATUS_SUCCESS;
+    return s;
+}
+
+static uint64_t hash(const Key *key)
+{
+    const uint8_t *p = (const uint8_t *)key;
+    uint64_t h = 0xcbf29ce484222325u;
+
+    for (size_t i = 0; i < sizeof(*key); i++)
+        h = (h ^ p[i]) * 0x100000001b3u;
+    return h ^ h >> 32;
+}
+
+/* The plan of a product, made when it is asked for first. When its places are
+ * taken, the one that was not used for longest makes room. */
+static cublasStatus_t find_plan(Plan **found, CvCuda *cuda, const Product *p)
+{
+    struct CvCudaBlas *blas = cuda->blas;
+    const Key key = {
+        .n = p->n, .o = p->o, .i = p->i, .in = p->in, .out = p->out,
+        .epilogue = (int32_t)p->epilogue, .add = p->c != NULL,
+        .align = { alignment(p->weight), alignment(p->x),
+                   alignment(p->c ? p->c : p->d), alignment(p->d),
+                   p->bias ? alignment(p->bias) : 0 },
+    };
+    const uint64_t first = hash(&key);
+    cublasStatus_t s;
+    Plan *oldest = NULL;
+
+    for (unsigned i = 0; i < PROBES; i++) {
+        Plan *plan = &blas->plans[(first + i) % PLANS];
+
+        if (plan->used && !memcmp(&plan->key, &key, sizeof(key))) {
+            plan->used = ++blas->clock;
+            *found = plan;
+            return CUBLAS_STATUS_SUCCESS;
+        }
+        if (!oldest || plan->used < oldest->used)
+            oldest = plan;
+    }
+    free_plan(oldest);
+    oldest->key = key;
+    s = describe(oldest, p);
+    if (!s)
+        s = choose(cuda, oldest);
+    if (s) {
+        free_plan(oldest);
+        return s;
+    }
+    oldest->used = ++blas->clock;
+    *found = oldest;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+/* ENOSYS, not logged: the library has no kernel for it. */
+static int multiply(CvCuda *cuda, const Product *p)
+{
+    struct CvCudaBlas *blas = cuda->blas;
+    const float alpha = 1, beta = p->c ? 1 : 0;
+    cublasStatus_t s;
+    Plan *plan;
+
+    s = find_plan(&plan, cuda, p);
+    if (!s && !plan->usable)
+        return CAUSVID_ERR(ENOSYS);
+    if (!s && p->bias)
+        s = set_bias(plan, p->bias);
+    if (!s)
+        s = cublasLtMatmul(blas->handle, plan->desc, &alpha, p->weight,
+                           plan->weight, p->x, plan->x, &beta,
+                           p->c ? p->c : p->d, plan->out, p->d, plan->out,
+                           &plan->algo, blas->workspace, CV_CUDA_WORKSPACE,
+                           cuda->stream);
+    return s ? blas_error(cuda, s) : 0;
+}
+
+/* ---- linear ---- */
+
+/* All of it in one product; ENOSYS when that cannot be. */
+static int run_fused(CvCuda *cuda, const CvLinear *a)
+{
+    const CvType out = a->out->type;
+    const int gelu = a->epilogue == CV_EPI_GELU;
+    Product p = {
+        .n = a->x->dim[0], .i = a->x->dim[1], .o = a->out->dim[1],
+        .in = a->x->type, .out = out, .x = a->x->data,
+        .weight = a->weight->data, .d = a->out->data,
+        .bias = a->bias ? a->bias->data : NULL,
+        .c = a->epilogue == CV_EPI_ADD ? a->other->data : NULL,
+        .epilogue = gelu ? CUBLASLT_EPILOGUE_GELU : CUBLASLT_EPILOGUE_DEFAULT,
+    };
+    int err;
+
+    if (a->epilogue != CV_EPI_NONE && a->epilogue != CV_EPI_ADD &&
+        !(gelu && out == CV_BF16))
+        return CAUSVID_ERR(ENOSYS);
+    if (p.bias) {
+        p.epilogue = gelu ? CUBLASLT_EPILOGUE_GELU_BIAS
+                          : CUBLASLT_EPILOGUE_BIAS;
+        if (out != CV_F32) {
+            if (!cuda->round_biases)
+                return CAUSVID_ERR(ENOSYS);
+            err = cv_cuda_cast(cuda, cuda->scratch, out, p.bias, CV_F32, p.o,
+                               (int *)cuda->host->word);
+            if (err < 0)
+                return err;
+            p.bias = cuda->scratch;
+        }
+    }
+    return multiply(cuda, &p);
+}
+
+/* Product to scratch, epilogue from there, in pieces of rows. */
+static int run_pieces(CvCuda *cuda, const CvLinear *a)
+{
+    const int64_t n = a->x->dim[0], i = a->x->dim[1], o = a->out->dim[1];
+    const size_t row_bytes = (size_t)o * sizeof(float);
+    const size_t in_row = (size_t)i * cv_type_bytes(a->x->type);
+    int64_t rows = (int64_t)(CHUNK / row_bytes), pieces;
+    int err = 0;
+
+    if (row_bytes > CV_CUDA_SCRATCH)
+        return cv_fail(cuda->base.log, EINVAL, "linear: %lld outputs are more "
+                       "than this backend has room for", (long long)o);
+    /* Pieces of one size, in whole tiles, so that two plans serve them all and
+     * the last one is not much smaller. */
+    rows = rows < 1 ? 1 : rows;
+    if (rows > TILE)
+        rows -= rows % TILE;
+    pieces = (n + rows - 1) / rows;
+    rows   = (n + pieces - 1) / pieces;
+    if (rows > TILE)
+        rows = (rows + TILE - 1) / TILE * TILE;
+    for (int64_t row = 0; row < n && !err; row += rows) {
+        const Product p = {
+            .n = rows < n - row ? rows : n - row, .i = i, .o = o,
+            .in = a->x->type, .out = CV_F32,
+            .epilogue = CUBLASLT_EPILOGUE_DEFAULT,
+            .x = (const uint8_t *)a->x->data + (size_t)row * in_row,
+            .weight = a->weight->data, .d = cuda->scratch,
+        };
+
+        err = multiply(cuda, &p);
+        if (err == CAUSVID_ERR(ENOSYS))
+            return cv_fail(cuda->base.log, EIO, "cuBLASLt has no product of "
+                           "[%lld, %lld] by [%lld, %lld] for GPU %d",
+                           (long long)p.n, (long long)i, (long long)i,
+                           (long long)o, cuda->device);
+        if (!err)
+            err = cv_cuda_epilogue(cuda, a, row, p.n, cuda->scratch, 0);
+    }
+    return err;
+}
+
+int cv_cuda_linear(CvBackend *b, const CvLinear *a)
+{
+    CvCuda *cuda = cv_cuda(b);
+    int err;
+
+    if (!cv_elements(a->out))
+        return 0;
+    err = run_fused(cuda, a);
+    return err == CAUSVID_ERR(ENOSYS) ? run_pieces(cuda, a) : err;
+}

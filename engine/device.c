@@ -1,0 +1,104 @@
+/*
+ * Finding and loading the CUDA backend.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ *
+ * A module stays loaded once it was: the CUDA runtime in it keeps state of the
+ * process (the primary context, handlers at exit), so unloading it is not
+ * safe. dlopen() counts references, so nothing has to be remembered here.
+ */
+#define _GNU_SOURCE /* dladdr, secure_getenv */
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "device.h"
+
+#define MODULE "libcausvid_cuda.so"
+#define PATH_BYTES 4096
+
+/* The folder of the library or program that this function is part of, with a
+ * slash at its end; "" when it cannot be told. */
+static void own_folder(char folder[PATH_BYTES])
+{
+    Dl_info info;
+    const char *slash;
+
+    folder[0] = 0;
+    /* a function as data: POSIX promises that this works for dlsym's sake */
+    if (!dladdr((void *)(uintptr_t)cv_device_open, &info) || !info.dli_fname ||
+        !(slash = strrchr(info.dli_fname, '/')) ||
+        slash - info.dli_fname + 2 > PATH_BYTES)
+        return;
+    memcpy(folder, info.dli_fname, (size_t)(slash + 1 - info.dli_fname));
+    folder[slash + 1 - info.dli_fname] = 0;
+}
+
+static int fail_load(char why[CV_WHY_SIZE])
+{
+    const char *text = dlerror();
+
+    snprintf(why, CV_WHY_SIZE, "the CUDA module does not load: %s",
+             text ? text : "no reason is known");
+    return CAUSVID_ERR(ENODEV);
+}
+
+static int load_module(void **module, char why[CV_WHY_SIZE])
+{
+    const char *named = secure_getenv("CAUSVID_CUDA_MODULE");
+    char folder[PATH_BYTES], path[PATH_BYTES];
+    const char *text;
+
+    if (named && *named) {
+        *module = dlopen(named, RTLD_NOW | RTLD_LOCAL);
+        return *module ? 0 : fail_load(why);
+    }
+    own_folder(folder);
+    for (int i = 0; i < 2 && *folder; i++) {
+        int n = snprintf(path, sizeof(path), "%s%s" MODULE, folder,
+                         i ? "../lib/" : "");
+
+        if (n >= PATH_BYTES || access(path, F_OK))
+            continue;
+        *module = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+        return *module ? 0 : fail_load(why);
+    }
+    /* The loader's text begins with the file that is missing: this one, or one
+     * that it needs. */
+    *module = dlopen(MODULE, RTLD_NOW | RTLD_LOCAL);
+    if (*module)
+        return 0;
+    text = dlerror();
+    if (text && strncmp(text, MODULE ":", strlen(MODULE ":"))) {
+        snprintf(why, CV_WHY_SIZE, "the CUDA module does not load: %s", text);
+        return CAUSVID_ERR(ENODEV);
+    }
+    snprintf(why, CV_WHY_SIZE, "there is no " MODULE " beside this library: "
+             "it was built or installed without CUDA");
+    return CAUSVID_ERR(ENOSYS);
+}
+
+int cv_device_open(CvBackend **backend, const CvCudaSettings *settings,
+                   char why[CV_WHY_SIZE], CvLog *log)
+{
+    void *module = NULL;
+    CvCudaOpen *open;
+    void *symbol;
+    int err;
+
+    *backend = NULL;
+    why[0] = 0;
+    if ((err = load_module(&module, why)) < 0)
+        return err;
+    symbol = dlsym(module, "cv_cuda_open");
+    if (!symbol) {
+        snprintf(why, CV_WHY_SIZE, "the CUDA module is of another version of "
+                 "libcausvid");
+        dlclose(module);
+        return CAUSVID_ERR(ENODEV);
+    }
+    memcpy(&open, &symbol, sizeof(open)); /* ISO C has no cast for this */
+    return open(backend, settings, why, log);
+}

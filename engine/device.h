@@ -1,0 +1,48 @@
+/*
+ * The CUDA backend as the engine sees it: a module that is loaded when it is
+ * wanted.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ */
+#ifndef CV_DEVICE_H
+#define CV_DEVICE_H
+
+#include "ops.h"
+
+/* A line that says why a device cannot be used. */
+#define CV_WHY_SIZE 256
+
+/* Changes when CvCudaSettings, CvBackend, CvOps or the arguments of an
+ * operation do: a module of another version is refused. */
+#define CV_CUDA_ABI 1
+
+/* How to open the CUDA backend. */
+typedef struct CvCudaSettings {
+    int abi;              /* CV_CUDA_ABI; stays the first field */
+    int gpu;              /* ordinal, when there is no context */
+    void *context;        /* the caller's CUcontext, or NULL: the primary */
+    void *stream;         /* the caller's CUstream, or NULL */
+    int64_t memory_bytes; /* most device memory to take; 0: what is free */
+    int float32;          /* compute in float32 instead of bf16 */
+    int generic;          /* no sm_90a kernels, even where they would run */
+    int round_biases;     /* biases of linears as bf16: see cuda/linear.c */
+} CvCudaSettings;
+
+/* The module's entry, cv_cuda_open(). ENODEV (no usable device, or a module of
+ * another version): the reason is in `why`, not logged. Other errors are
+ * logged. */
+typedef int CvCudaOpen(CvBackend **backend, const CvCudaSettings *settings,
+                       char why[CV_WHY_SIZE], CvLog *log);
+
+/*
+ * Find the module libcausvid_cuda.so, load it and open a backend. Looked for
+ * in this order: what the environment variable CAUSVID_CUDA_MODULE names
+ * (nothing else, then), beside this library or program, in ../lib of that,
+ * where the system's loader looks.
+ * ENOSYS: there is no module; otherwise as CvCudaOpen. A module that exists
+ * and cannot be loaded (libraries of CUDA are missing) is ENODEV.
+ */
+int cv_device_open(CvBackend **backend, const CvCudaSettings *settings,
+                   char why[CV_WHY_SIZE], CvLog *log);
+
+#endif /* CV_DEVICE_H */

@@ -14,15 +14,17 @@
  *   norm_modulate, layer_norm  32760 x 5120       1.01 GB   0.24 ms
  *   rms_norm (q of cross attention), the same     0.67 GB   0.16 ms
  *   qk_norm_rope               32760 x 15360      2.03 GB   0.48 ms
- *   norm_silu     4 frames of 832x480, c = 96     0.61 GB   0.15 ms
  *
  * Rows whose length or address does not allow vectors, or that are longer than
  * the registers of a block, go through plain loops (the *_any_kernel).
  */
 #include "vector.cuh"
 
-enum { kMaxThreads = 512 };  /* of a block that holds a row in registers */
-enum { kAnyThreads = 256 };  /* of one that does not */
+/* Threads of a block that holds a row in registers. Kernels say that two such
+ * blocks share a multiprocessor: left to itself, the compiler spills to make
+ * room for more. */
+enum { kMaxThreads = 512 };
+enum { kAnyThreads = 256 }; /* of a block that does not */
 
 /* ---- rows in registers: how many vectors a thread has ---- */
 
@@ -109,7 +111,7 @@ static __device__ __forceinline__ float squares_any(const T *x, int64_t d)
 /* No __restrict__ on x and out: they may be the same. A thread writes only
  * what it has read. */
 template <typename X, typename Y, int parts>
-__global__ void __launch_bounds__(kMaxThreads)
+__global__ void __launch_bounds__(kMaxThreads, 2)
 rms_norm_kernel(Y *out, const X *x, const float *__restrict__ weight,
                 int vectors, float eps)
 {
@@ -203,7 +205,7 @@ typedef struct Columns {
 /* The mean's rounding error would show where rows lie far from zero: the
  * differences from it have a mean of their own, `rest`, which is taken off. */
 template <typename Y, int parts>
-__global__ void __launch_bounds__(kMaxThreads)
+__global__ void __launch_bounds__(kMaxThreads, 2)
 layer_norm_kernel(Y *__restrict__ out, const float *__restrict__ x,
                   const Columns c, int vectors)
 {
@@ -347,7 +349,7 @@ static __device__ __forceinline__ T *destination(const Qkv<T> &a, int part,
 }
 
 template <typename T, int parts>
-__global__ void __launch_bounds__(kMaxThreads)
+__global__ void __launch_bounds__(kMaxThreads, 2)
 qk_norm_rope_kernel(const Qkv<T> a, int vectors)
 {
     const int n = CvVector<T>::kElements;
@@ -461,142 +463,4 @@ int cv_cuda_qk_norm_rope(CvBackend *b, const CvQkNormRope *a)
 {
     return a->out_q->type == CV_F32 ? qk_norm_rope<float>(cv_cuda(b), a)
                                     : qk_norm_rope<cv_bf16>(cv_cuda(b), a);
-}
-
-/* ---- norm_silu ---- */
-
-enum { kPixelThreads = 256, kPixelParts = 3 };
-
-/*
- * `lanes` neighbours (a power of two, at most a warp) have a row, three
- * vectors each. Warps walk over the rows, the factors of their columns stay in
- * registers, and the next rows are under way while these are computed. Rows
- * past the end are computed as zeros: all lanes take part in the sums.
- */
-template <typename T>
-__global__ void __launch_bounds__(kPixelThreads)
-norm_silu_kernel(T *out, const T *x, const float *__restrict__ gamma,
-                 int64_t rows, int vectors, int lanes, int silu)
-{
-    const int n = CvVector<T>::kElements;
-    const bool fast = sizeof(T) == 2;
-    int64_t d = (int64_t)vectors * n;
-    int column = (int)threadIdx.x % lanes, step = CV_WARP / lanes;
-    int64_t warps = gridDim.x * (kPixelThreads / CV_WARP);
-    int64_t warp = (int64_t)blockIdx.x * (kPixelThreads / CV_WARP) +
-                   threadIdx.x / CV_WARP;
-    int64_t row = warp * step + threadIdx.x % CV_WARP / lanes;
-    float root = sqrtf((float)d), g[kPixelParts][n];
-    uint4 next[kPixelParts];
-
-#pragma unroll
-    for (int p = 0; p < kPixelParts; p++) {
-        int i = p * lanes + column;
-
-        next[p] = make_uint4(0, 0, 0, 0);
-        if (i < vectors && row < rows)
-            next[p] = cv_load_once16(x + row * d + i * n);
-#pragma unroll
-        for (int j = 0; j < n; j++)
-            g[p][j] = 0;
-        if (i < vectors)
-            cv_load_n<n>(g[p], gamma + i * n);
-    }
-    for (int64_t first = warp * step; first < rows; first += warps * step) {
-        uint4 raw[kPixelParts];
-        int64_t after = row + warps * step;
-        float sum, r;
-
-#pragma unroll
-        for (int p = 0; p < kPixelParts; p++) {
-            int i = p * lanes + column;
-
-            raw[p] = next[p];
-            next[p] = make_uint4(0, 0, 0, 0);
-            if (i < vectors && after < rows)
-                next[p] = cv_load_once16(x + after * d + i * n);
-        }
-        sum = squares<T, kPixelParts>(raw);
-        for (int lane = lanes / 2; lane > 0; lane /= 2)
-            sum += __shfl_xor_sync(0xffffffffu, sum, lane);
-        r = root / fmaxf(sqrtf(sum), 1e-12f);
-#pragma unroll
-        for (int p = 0; p < kPixelParts; p++) {
-            int i = p * lanes + column;
-            float v[n];
-
-            cv_unpack<T>(v, raw[p]);
-#pragma unroll
-            for (int j = 0; j < n; j++) {
-                v[j] *= r * g[p][j];
-                if (silu)
-                    v[j] = cv_silu_of<fast>(v[j]);
-            }
-            if (i < vectors && row < rows)
-                cv_store_n<n>(out + row * d + i * n, v);
-        }
-        row = after;
-    }
-}
-
-/* A warp for each row. */
-template <typename T>
-__global__ void __launch_bounds__(kPixelThreads)
-norm_silu_any_kernel(T *out, const T *x, const float *__restrict__ gamma,
-                     int64_t rows, int64_t d, int silu)
-{
-    int64_t row = (int64_t)blockIdx.x * (kPixelThreads / CV_WARP) +
-                  threadIdx.x / CV_WARP;
-    int lane = (int)threadIdx.x % CV_WARP;
-    float sum = 0, r;
-
-    if (row >= rows) /* the whole warp */
-        return;
-    for (int64_t i = lane; i < d; i += CV_WARP)
-        sum += cv_load(x + row * d + i) * cv_load(x + row * d + i);
-    r = sqrtf((float)d) / fmaxf(sqrtf(cv_warp_sum(sum)), 1e-12f);
-    for (int64_t i = lane; i < d; i += CV_WARP) {
-        float v = cv_load(x + row * d + i) * r * gamma[i];
-
-        cv_store(out + row * d + i, silu ? cv_silu_of<false>(v) : v);
-    }
-}
-
-template <typename T>
-static int norm_silu(CvCuda *cuda, const CvTensor *out, const CvTensor *x,
-                     const CvTensor *gamma, int silu)
-{
-    const int warps = kPixelThreads / CV_WARP;
-    const T *src = (const T *)x->data;
-    const float *g = (const float *)gamma->data;
-    T *dst = (T *)out->data;
-    int64_t d = gamma->dim[0], rows = cv_elements(x) / d;
-    int64_t vectors = d / CvVector<T>::kElements;
-    int lanes = 1;
-    unsigned blocks, most = (unsigned)cuda->processors * 6;
-
-    if (d % CvVector<T>::kElements || vectors > kPixelParts * CV_WARP ||
-        !cv_aligned16(src) || !cv_aligned16(dst) || !cv_aligned16(g)) {
-        auto kernel = norm_silu_any_kernel<T>;
-
-        return CV_LAUNCH(cuda, cuda->stream, kernel, cv_blocks(rows, warps),
-                         kPixelThreads, 0, dst, src, g, rows, d, silu);
-    }
-    while (lanes * kPixelParts < vectors)
-        lanes *= 2;
-    blocks = cv_blocks(rows, warps * (CV_WARP / lanes));
-    auto kernel = norm_silu_kernel<T>;
-    return CV_LAUNCH(cuda, cuda->stream, kernel, blocks < most ? blocks : most,
-                     kPixelThreads, 0, dst, src, g, rows, (int)vectors, lanes,
-                     silu);
-}
-
-int cv_cuda_norm_silu(CvBackend *b, const CvTensor *out, const CvTensor *x,
-                      const CvTensor *gamma, int silu)
-{
-    if (!cv_elements(x))
-        return 0;
-    return x->type == CV_F32
-               ? norm_silu<float>(cv_cuda(b), out, x, gamma, silu)
-               : norm_silu<cv_bf16>(cv_cuda(b), out, x, gamma, silu);
 }

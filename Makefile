@@ -12,7 +12,7 @@ BUILD ?= build
 .SUFFIXES:
 
 # These goals need no configuration, or see to it themselves.
-UNCONFIGURED := demo check setup fuzz check-gpu bench dist clean distclean help
+UNCONFIGURED := demo check setup fuzz bench dist clean distclean help
 ifneq ($(filter-out $(UNCONFIGURED),$(or $(MAKECMDGOALS),all)),)
 include $(BUILD)/config.mak
 endif
@@ -44,6 +44,9 @@ EVALUATE := $(if $(EVALUATE_SRC),$(BUILD)/bin/evaluate)
 
 .PHONY: all
 all: $(LIB_SHARED) $(LIB_STATIC) $(CLI) $(EVALUATE) $(BUILD)/lib/pkgconfig/causvid.pc
+ifeq ($(HAVE_CUDA),1)
+all: $(BUILD)/lib/libcausvid_cuda.so
+endif
 
 $(BUILD)/obj/%.c.o: %.c $(BUILD)/config.mak
 	@mkdir -p $(@D)
@@ -99,6 +102,70 @@ endef
 $(if $(CLI),$(eval $(call program,$(CLI),$(CLI_SRC))))
 $(if $(EVALUATE),$(eval $(call program,$(EVALUATE),$(EVALUATE_SRC))))
 
+# -------------------------------------------------------- the CUDA backend
+
+# A module of its own, loaded at run time, so that the library needs no CUDA.
+CUDA_SRC := $(wildcard cuda/*.c cuda/*.cu)
+CUDA_OBJ := $(call objects,$(CUDA_SRC))
+CUDA_MODULE := $(BUILD)/lib/libcausvid_cuda.so
+# Of the library; the module has its own copy.
+SHARED_OBJ := $(call objects,engine/log.c engine/tensor.c)
+
+$(BUILD)/obj/cuda/%.c.o: cuda/%.c $(BUILD)/config.mak
+	@mkdir -p $(@D)
+	@echo "CC      $<"
+	@$(CC) $(CPPFLAGS) -Icuda $(CUDA_CFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+
+$(BUILD)/obj/cuda/%.cu.o: cuda/%.cu $(BUILD)/config.mak
+	@mkdir -p $(@D)
+	@echo "NVCC    $<"
+	@$(NVCC) -std=c++17 -O3 -lineinfo $(CUDA_GENCODE) \
+	    -Xptxas=--warn-on-spills $(if $(WERROR),-Werror all-warnings) \
+	    -Xcompiler=-fPIC,-fvisibility=hidden,-Wall \
+	    -Icuda -Iengine -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
+
+# The CUDA runtime is in the module. cuBLASLt is not: with it the module would
+# take more than half a gigabyte. It is found where it was when building, or
+# where the system's loader looks.
+$(CUDA_MODULE): $(CUDA_OBJ) $(SHARED_OBJ)
+	@mkdir -p $(@D)
+	@echo "LD      $@"
+	@echo '{ global: cv_cuda_open; local: *; };' > $(BUILD)/causvid_cuda.map
+	@$(CXX) -shared -Wl,-soname,$(@F) -Wl,-z,defs \
+	    -Wl,--version-script,$(BUILD)/causvid_cuda.map \
+	    -o $@ $^ $(LDFLAGS) $(CUDA_LIBS) -lm
+
+# The same files for the CPU: see tests/emulator/README.md.
+EMULATED_OBJ := $(patsubst %,$(BUILD)/emulator/obj/%.o,$(CUDA_SRC) \
+    $(filter-out tests/emulator/test_%,$(wildcard tests/emulator/*.cc)))
+EMULATED_MODULE := $(BUILD)/emulator/libcausvid_cuda.so
+# Pragmas for nvcc, loops that clang does not unroll.
+EMULATE = -DCV_EMULATE -Icuda -Itests/emulator $(CPPFLAGS)
+EMULATE_CXX = $(EMULATE) $(CXXFLAGS) -O2 -Wno-unknown-pragmas -Wno-pass-failed
+
+$(BUILD)/emulator/obj/%.c.o: %.c $(BUILD)/config.mak
+	@mkdir -p $(@D)
+	@echo "CC      $< (emulated)"
+	@$(CC) $(EMULATE) $(CFLAGS) -MMD -MP -c -o $@ $<
+
+$(BUILD)/emulator/obj/%.cu.o: %.cu $(BUILD)/config.mak
+	@mkdir -p $(@D)
+	@echo "CXX     $< (emulated)"
+	@$(CXX) $(EMULATE_CXX) -MMD -MP -x c++ -c -o $@ $<
+
+$(BUILD)/emulator/obj/%.cc.o: %.cc $(BUILD)/config.mak
+	@mkdir -p $(@D)
+	@echo "CXX     $<"
+	@$(CXX) $(EMULATE_CXX) -MMD -MP -c -o $@ $<
+
+# For tests of the engine: CAUSVID_CUDA_MODULE is to name it.
+$(EMULATED_MODULE): $(EMULATED_OBJ) $(SHARED_OBJ)
+	@mkdir -p $(@D)
+	@echo "LD      $@"
+	@echo '{ global: cv_cuda_open; local: *; };' > $(@D)/module.map
+	@$(CXX) -shared -Wl,-soname,$(@F) -Wl,--version-script,$(@D)/module.map \
+	    -o $@ $^ $(LDFLAGS) -lm
+
 # ------------------------------------------------------------------- tests
 
 # tests/X/test_NAME.c is a program that prints TAP, tests/X/NAME.t a shell
@@ -117,8 +184,17 @@ $(foreach f,$(FUZZERS),$(eval $(call program,$(BUILD)/$(f:.c=),\
     $(f) $(call helpers,fuzz))))
 $(BUILD)/tests/fuzz/%: EXTRA = -fsanitize=fuzzer
 
+$(BUILD)/tests/ops/test_ops: $(EMULATED_OBJ)
+
+TEST_EMULATOR := $(BUILD)/tests/emulator/test_emulator
+$(TEST_EMULATOR): $(BUILD)/emulator/obj/tests/emulator/test_emulator.cc.o \
+        $(filter $(BUILD)/emulator/obj/tests/%,$(EMULATED_OBJ))
+	@mkdir -p $(@D)
+	@echo "LD      $@"
+	@$(CXX) -o $@ $^ $(LDFLAGS) -lm
+
 .PHONY: tests
-tests: $(patsubst %.c,$(BUILD)/%,$(C_TESTS))
+tests: $(patsubst %.c,$(BUILD)/%,$(C_TESTS)) $(TEST_EMULATOR) $(EMULATED_MODULE)
 
 # Tests find everything through these.
 TEST_ENV = CAUSVID_SRC=$(SRC) CAUSVID_BUILD=$(abspath $(BUILD)) \
@@ -129,7 +205,8 @@ PROVE = env $(TEST_ENV) prove --timer --failures --merge
 .PHONY: check-unit check-ops check-model check-engine
 check-unit check-ops check-model: check-%: all tests
 	@echo "== tests/$*"
-	@set -- $(call c_test,$*) $(call t_test,$*); \
+	@set -- $(if $(filter ops,$*),$(TEST_EMULATOR)) \
+	    $(call c_test,$*) $(call t_test,$*); \
 	if [ $$# = 0 ]; then \
 	    echo "There are no tests in tests/$*." >&2; exit 1; \
 	fi; \
@@ -217,10 +294,23 @@ run-demo: ffmpeg
 run-check: all tests
 	@env $(TEST_ENV) tests/check.sh $(BUILD)
 
-.PHONY: check-gpu bench
-check-gpu bench:
-	@echo "make $@: this version has no CUDA backend, so there is nothing to" \
-	    "run on a GPU. 'make check' tests the CPU backend." >&2
+# On a real GPU. Without one the first program says so and nothing else runs.
+.PHONY: check-gpu
+ifeq ($(HAVE_CUDA),1)
+check-gpu: all tests
+	@env $(TEST_ENV) CAUSVID_CUDA_MODULE=$(abspath $(CUDA_MODULE)) \
+	    prove --timer --failures --merge $(BUILD)/tests/ops/test_ops :: --gpu
+else
+check-gpu:
+	@echo "make $@: this build has no CUDA backend; it takes" \
+	    "./configure --enable-cuda and nvcc." >&2
+	@exit 1
+endif
+
+.PHONY: bench
+bench:
+	@echo "make $@: there is no benchmark of whole videos yet;" \
+	    "$(BUILD)/tests/ops/test_ops --bench measures operations." >&2
 	@exit 1
 
 # ------------------------------------------------------- install, dist, clean
@@ -232,6 +322,7 @@ install: all
 	install -d $(D)/bin $(D)/include $(D)/lib/pkgconfig $(D)/share/causvid $(D)/share/man/man1
 	install -m 755 $(BUILD)/lib/$(SONAME) $(D)/lib/$(SONAME)
 	ln -sf $(SONAME) $(D)/lib/libcausvid.so
+	$(if $(filter 1,$(HAVE_CUDA)),install -m 755 $(CUDA_MODULE) $(D)/lib/libcausvid_cuda.so)
 	install -m 644 engine/causvid.h $(D)/include/causvid.h
 	$(call write-pc,$(D)/lib/pkgconfig/causvid.pc,$(PREFIX)/lib,$(PREFIX)/include)
 	chmod 644 $(D)/lib/pkgconfig/causvid.pc
@@ -244,7 +335,8 @@ install: all
 	@echo "Installed in $(PREFIX). If programs do not find libcausvid.so.0, run ldconfig."
 
 uninstall:
-	rm -f $(D)/lib/$(SONAME) $(D)/lib/libcausvid.so $(D)/include/causvid.h \
+	rm -f $(D)/lib/$(SONAME) $(D)/lib/libcausvid.so \
+	    $(D)/lib/libcausvid_cuda.so $(D)/include/causvid.h \
 	    $(D)/lib/pkgconfig/causvid.pc $(D)/bin/causvid \
 	    $(patsubst docs/%,$(D)/share/man/man1/%,$(wildcard docs/*.1))
 	rm -rf $(D)/share/causvid
@@ -268,6 +360,7 @@ help:
 	@echo "make check         set up everything, run every test that needs no GPU"
 	@echo "make check-unit, check-ops, check-model, check-engine"
 	@echo "                   some of the tests, without FFmpeg"
+	@echo "make check-gpu     the tests that need a GPU (./configure --enable-cuda)"
 	@echo "make check-valgrind   unit and model tests under valgrind"
 	@echo "make fuzz          run the fuzzers, FUZZ_SECONDS=$(FUZZ_SECONDS) each"
 	@echo "make ffmpeg        FFmpeg with the causvid source, $(BUILD)/bin/ffmpeg;"
@@ -280,4 +373,5 @@ help:
 	@echo "make BUILD=DIR ... another build folder, see ./configure --help"
 
 -include $(patsubst %,$(BUILD)/obj/%.d,$(basename $(foreach s,$(LIB_SRC) \
-    $(CLI_SRC) $(EVALUATE_SRC) $(wildcard tests/*.c tests/*/*.c),$(s).o)))
+    $(CLI_SRC) $(EVALUATE_SRC) $(CUDA_SRC) $(wildcard tests/*.c tests/*/*.c),$(s).o)))
+-include $(EMULATED_OBJ:.o=.d) $(BUILD)/emulator/obj/tests/emulator/test_emulator.cc.d

@@ -73,6 +73,7 @@ for folder in unit ops model; do
         set -- "$@" "$test"
     done
 done
+set -- "$build/tests/emulator/test_emulator" "$@"
 for test in "$wrappers"/*.t; do
     [ -x "$test" ] && set -- "$@" "$test"
 done

@@ -237,6 +237,10 @@ enum cudaFuncAttribute {
 /* Is p within memory from cudaMalloc? */
 int emulator_is_device_memory(const void *p);
 
+/* How threads and blocks take turns: 0: ascending; otherwise at random, the
+ * same for the same number. What a kernel computes must not depend on it. */
+void emulator_set_order(uint64_t seed);
+
 #ifdef __cplusplus
 }
 

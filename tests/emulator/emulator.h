@@ -47,10 +47,6 @@ void *emulator_shared(void);
 
 /* ---- for tests ---- */
 
-/* How threads and blocks take turns: 0: ascending; otherwise at random, the
- * same for the same number. What a kernel computes must not depend on it. */
-void emulator_set_order(uint64_t seed);
-
 /* What was seen since the program began. */
 typedef struct EmulatorCounts {
     int64_t launches, blocks, switches, mmas, ldmatrices;

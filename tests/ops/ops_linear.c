@@ -132,8 +132,11 @@ static void attention_case(Env *e, int64_t n, int64_t m, int64_t heads,
             }
         }
     }
-    /* An error of a score is a relative error of a weight. */
+    /* An error of a score is a relative error of a weight; tensor cores take
+     * the weights as bf16. */
     e->tolerance *= 1 + largest / 4;
+    if (e->b->activation == CV_BF16)
+        e->tolerance += 0x1p-9;
     called(e, cv_attention(e->b, &a), "attention");
     compare(e, out, expected, "attention %lld x %lld, %lld heads of %lld, "
             "bias %d, repeats %lld, size %g", (long long)n, (long long)m,
@@ -155,4 +158,14 @@ void test_attention(Env *e)
     /* Head sizes of the VAE. */
     attention_case(e, 33, 60, 1, 384, 0, 1, 1);
     attention_case(e, 5, 70, 1, 50, 0, 1, 1);
+    /* Those that tensor cores do, around the sizes of their tiles. */
+    e->aligned = 1;
+    for (int i = 0; i < 12; i++)
+        attention_case(e, PICK(e, 1, 63, 64, 65, 128, 130),
+                       PICK(e, 1, 7, 63, 64, 65, 128, 200, 515),
+                       PICK(e, 1, 2, 3), i % 3 ? 128 : 64, i % 6 == 3,
+                       PICK(e, 1, 1, 500), i % 4 ? 1 : 8);
+    attention_case(e, 70, 140, 1, 384, 0, 1, 1);
+    attention_case(e, 64, 64, 2, 384, 0, 3, 8);
+    e->aligned = 0;
 }

@@ -29,7 +29,10 @@ typedef struct Buffer {
 typedef struct Env {
     CvBackend *b;
     uint64_t random;     /* state of the generator */
-    double tolerance;    /* largest relative L2 error */
+    double tolerance;    /* largest relative L2 error, after half a unit in
+                          * the last place of bf16 results is taken off */
+    int any_address;     /* tensors of this case begin anywhere ... */
+    int aligned;         /* ... never, when a test sets this */
     int n_buffers;
     Buffer buffers[MAX_BUFFERS];
 
@@ -96,6 +99,7 @@ void add_to_hash(Env *e, const void *data, size_t bytes);
 void test_upload(Env *e);          /* ops_memory.c */
 void test_upload_refuses(Env *e);
 void test_memory(Env *e);
+void test_check(Env *e);
 void test_linear(Env *e);          /* ops_linear.c */
 void test_attention(Env *e);
 void test_rms_norm(Env *e);        /* ops_norm.c */

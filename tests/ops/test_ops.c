@@ -3,11 +3,14 @@
  *
  * SPDX-License-Identifier: BSD-2-Clause
  *
- *     test_ops [--backend NAME] [--op NAME] [--seed N]
+ *     test_ops [--backend NAME] [--op NAME] [--seed N] [--gpu]
  *     test_ops --bench [--backend NAME] [--op NAME] [--threads N]
  *
- * Each test runs with one and with three threads; both must give the same
- * bits. Without --backend every variant that this machine can run is tested.
+ * Each test runs twice, and both must give the same bits: the CPU backend has
+ * one and then three threads, the emulated CUDA backend runs threads and
+ * blocks in ascending and then in another order. Without --backend every
+ * variant that this machine can run is tested; NAME is a name or a part of
+ * several. --gpu: what needs a GPU, which then has to be there.
  * --bench measures instead (op "rows": the norms).
  */
 #include <stdlib.h>
@@ -15,12 +18,14 @@
 
 #include "../tap.h"
 #include "cpu/cpu.h"
+#include "device.h"
 #include "ops_test.h"
 
 const OpTest op_tests[] = {
     { "upload", test_upload },
     { "upload", test_upload_refuses },
     { "memory", test_memory },
+    { "check", test_check },
     { "linear", test_linear },
     { "attention", test_attention },
     { "rms_norm", test_rms_norm },
@@ -47,40 +52,50 @@ const OpTest op_tests[] = {
     { NULL, NULL },
 };
 
+/* Where a backend computes. */
+typedef enum Where {
+    ON_CPU,
+    ON_GPU,
+    EMULATED, /* the CUDA backend on the CPU: tests/emulator */
+} Where;
+
 typedef struct Backend {
     const char *name;
-    double tolerance; /* relative L2 error */
-    int (*open)(CvBackend **b, int threads, CvLog *log);
+    double tolerance; /* relative L2 error: Env.tolerance */
+    Where where;
+    const char *kernels; /* of the CPU backend */
+    int blas;
+    CvCudaSettings cuda;
 } Backend;
 
-static int open_avx512(CvBackend **b, int threads, CvLog *log)
-{
-    return cv_cpu_open_kernels(b, threads, "avx512", 0, log);
-}
-
-static int open_avx2(CvBackend **b, int threads, CvLog *log)
-{
-    return cv_cpu_open_kernels(b, threads, "avx2", 0, log);
-}
-
-static int open_generic(CvBackend **b, int threads, CvLog *log)
-{
-    return cv_cpu_open_kernels(b, threads, "generic", 0, log);
-}
-
-static int open_blas(CvBackend **b, int threads, CvLog *log)
-{
-    return cv_cpu_open_kernels(b, threads, "generic", 1, log);
-}
-
+/*
+ * Float32 sums differ by their order alone. Beyond the rounding of a result to
+ * bf16, which is not counted, bf16 kernels are as exact: their inputs are bf16
+ * numbers and their sums float32. Operations that round in between say so
+ * where they are tested.
+ */
+#define CUDA .cuda.abi = CV_CUDA_ABI, .tolerance = 3e-6
 static const Backend backends[] = {
-    { "cpu", 3e-6, cv_cpu_open },
-    { "cpu-avx512", 3e-6, open_avx512 },
-    { "cpu-avx2", 3e-6, open_avx2 },
-    { "cpu-generic", 3e-6, open_generic },
-    { "cpu-blas", 3e-6, open_blas },
+    { "cpu", 3e-6, .kernels = NULL },
+    { "cpu-avx512", 3e-6, .kernels = "avx512" },
+    { "cpu-avx2", 3e-6, .kernels = "avx2" },
+    { "cpu-generic", 3e-6, .kernels = "generic" },
+    { "cpu-blas", 3e-6, .kernels = "generic", .blas = 1 },
+    { "cuda bf16 (emulated)", .where = EMULATED, CUDA },
+    { "cuda float32 (emulated)", .where = EMULATED, CUDA, .cuda.float32 = 1 },
+    { "cuda bf16", .where = ON_GPU, CUDA },
+    { "cuda bf16, generic kernels", .where = ON_GPU, CUDA,
+      .cuda.generic = 1 },
+    { "cuda float32", .where = ON_GPU, CUDA, .cuda.float32 = 1 },
 };
 enum { N_BACKENDS = sizeof(backends) / sizeof(backends[0]) };
+
+/* What of the emulated backend is linked in; weak, so that the program also
+ * exists without it. */
+extern int cv_cuda_open(CvBackend **b, const CvCudaSettings *settings,
+                        char why[CV_WHY_SIZE], CvLog *log)
+    __attribute__((weak));
+extern void emulator_set_order(uint64_t seed) __attribute__((weak));
 
 static void print_log(void *cookie, enum CausvidLogLevel level,
                       const char *format, va_list args)
@@ -93,12 +108,26 @@ static void print_log(void *cookie, enum CausvidLogLevel level,
     fputc('\n', stderr);
 }
 
+/* NULL: it cannot run here, and `why` has the reason. */
 static CvBackend *open_backend(const Backend *backend, int threads,
-                               CvLog *log)
+                               char why[CV_WHY_SIZE], CvLog *log)
 {
-    CvBackend *b;
-    int err = backend->open(&b, threads, log);
+    CvBackend *b = NULL;
+    int err;
 
+    snprintf(why, CV_WHY_SIZE, "this machine does not have it");
+    if (backend->where == ON_GPU) {
+        err = cv_device_open(&b, &backend->cuda, why, log);
+    } else if (backend->where == EMULATED) {
+        snprintf(why, CV_WHY_SIZE, "the emulator is not in this build");
+        err = cv_cuda_open ? cv_cuda_open(&b, &backend->cuda, why, log)
+                           : CAUSVID_ERR(ENOSYS);
+    } else if (backend->kernels) {
+        err = cv_cpu_open_kernels(&b, threads, backend->kernels,
+                                  backend->blas, log);
+    } else {
+        err = cv_cpu_open(&b, threads, log);
+    }
     if (err == CAUSVID_ERR(ENOSYS) || err == CAUSVID_ERR(ENODEV))
         return NULL;
     if (err)
@@ -106,43 +135,93 @@ static CvBackend *open_backend(const Backend *backend, int threads,
     return b;
 }
 
+/* The emulator's order of threads for the first and for the second run. */
+static void set_order(const Backend *backend, uint64_t seed)
+{
+    if (backend->where == EMULATED && emulator_set_order)
+        emulator_set_order(seed);
+}
+
 static void run_tests(const Backend *backend, const char *only, uint64_t seed,
                       CvLog *log)
 {
-    CvBackend *one = open_backend(backend, 1, log);
-    CvBackend *three = one ? open_backend(backend, 3, log) : NULL;
+    static const char *const agree[] = {
+        [ON_CPU] = "1 and 3 threads agree",
+        [ON_GPU] = "the same again",
+        [EMULATED] = "the same in another order of threads",
+    };
+    char why[CV_WHY_SIZE];
+    CvBackend *first = open_backend(backend, 1, why, log);
+    CvBackend *second = first ? open_backend(backend, 3, why, log) : NULL;
 
-    if (!one) {
-        tap_skip(1, "%s cannot run on this machine", backend->name);
+    if (!first || !second) {
+        if (first)
+            first->close(&first);
+        tap_skip(1, "%s: %s", backend->name, why);
         return;
     }
+    if (cv_enter(first) || cv_enter(second))
+        tap_bail("%s: no context", backend->name);
     for (int i = 0; op_tests[i].op; i++) {
-        Env e = { .b = one, .random = seed, .tolerance = backend->tolerance };
-        Env f = { .b = three, .random = seed,
+        Env e = { .b = first, .random = seed,
+                  .tolerance = backend->tolerance };
+        Env f = { .b = second, .random = seed,
                   .tolerance = backend->tolerance };
 
         if (only && strcmp(only, op_tests[i].op))
             continue;
+        set_order(backend, 0);
         op_tests[i].run(&e);
         ok(!e.failures && e.cases, "%s %s, %d cases: %.2g", backend->name,
            op_tests[i].op, e.cases, e.worst);
+        set_order(backend, seed | 1);
         op_tests[i].run(&f);
-        ok(e.hash == f.hash && !f.failures, "%s %s, 1 and 3 threads agree",
-           backend->name, op_tests[i].op);
+        ok(e.hash == f.hash && !f.failures, "%s %s, %s", backend->name,
+           op_tests[i].op, agree[backend->where]);
     }
-    one->close(&one);
-    three->close(&three);
+    cv_leave(second);
+    cv_leave(first);
+    first->close(&first);
+    second->close(&second);
 }
 
 static void run_bench(const Backend *backend, const char *only, int threads,
                       CvLog *log)
 {
-    CvBackend *b = open_backend(backend, threads, log);
+    char why[CV_WHY_SIZE];
+    CvBackend *b = open_backend(backend, threads, why, log);
 
-    if (!ok(b != NULL, "%s opens", backend->name))
+    if (!ok(b != NULL, "%s opens", backend->name)) {
+        tap_diag("%s", why);
         return;
+    }
+    if (cv_enter(b))
+        tap_bail("%s: no context", backend->name);
     bench_ops(b, only);
+    cv_leave(b);
     b->close(&b);
+}
+
+/* End here unless there is a GPU that the CUDA backend can use. */
+static void require_gpu(CvLog *log)
+{
+    char why[CV_WHY_SIZE];
+    CvCudaSettings settings = { .abi = CV_CUDA_ABI };
+    CvBackend *b = NULL;
+
+    if (cv_device_open(&b, &settings, why, log))
+        tap_bail("no GPU to test on: %s", why);
+    b->close(&b);
+}
+
+/* Is a backend asked for by its name, or by a part of it that is not the name
+ * of another? */
+static int is_named(const Backend *backend, const char *name)
+{
+    for (int i = 0; i < N_BACKENDS; i++)
+        if (!strcmp(backends[i].name, name))
+            return backend == &backends[i];
+    return strstr(backend->name, name) != NULL;
 }
 
 int main(int argc, char **argv)
@@ -150,12 +229,14 @@ int main(int argc, char **argv)
     const char *only = NULL, *name = NULL;
     uint64_t seed = (uint64_t)time(NULL);
     CausvidSettings settings = { .log = print_log };
-    int bench = 0, threads = 0;
+    int bench = 0, threads = 0, gpu = 0, n = 0;
     CvLog log;
 
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--bench"))
             bench = 1;
+        else if (!strcmp(argv[i], "--gpu"))
+            gpu = 1;
         else if (i + 1 < argc && !strcmp(argv[i], "--op"))
             only = argv[++i];
         else if (i + 1 < argc && !strcmp(argv[i], "--backend"))
@@ -169,9 +250,13 @@ int main(int argc, char **argv)
     }
     cv_log_init(&log, &settings);
     printf("# seed %llu\n", (unsigned long long)seed);
+    if (gpu)
+        require_gpu(&log);
     for (int i = 0; i < N_BACKENDS; i++) {
-        if (name && strcmp(name, backends[i].name))
+        if ((name && !is_named(&backends[i], name)) ||
+            (gpu && backends[i].where != ON_GPU))
             continue;
+        n++;
         if (bench)
             run_bench(&backends[i], only, threads, &log);
         else
@@ -180,5 +265,7 @@ int main(int argc, char **argv)
             break;
     }
     cv_log_free(&log);
+    if (!n)
+        tap_bail("there is no backend %s", name);
     return tap_done();
 }

@@ -294,12 +294,13 @@ run-demo: ffmpeg
 run-check: all tests
 	@env $(TEST_ENV) tests/check.sh $(BUILD)
 
-# On a real GPU. Without one the first program says so and nothing else runs.
+# On a real GPU; where there is none, one line says so and nothing runs.
 .PHONY: check-gpu
 ifeq ($(HAVE_CUDA),1)
-check-gpu: all tests
-	@env $(TEST_ENV) CAUSVID_CUDA_MODULE=$(abspath $(CUDA_MODULE)) \
-	    prove --timer --failures --merge $(BUILD)/tests/ops/test_ops :: --gpu
+check-gpu: export CAUSVID_CUDA_MODULE = $(abspath $(CUDA_MODULE))
+check-gpu: all $(BUILD)/tests/ops/test_ops
+	@$(BUILD)/tests/ops/test_ops --probe
+	@$(PROVE) --exec '' $(BUILD)/tests/ops/test_ops :: --gpu
 else
 check-gpu:
 	@echo "make $@: this build has no CUDA backend; it takes" \

@@ -4,7 +4,8 @@
  * SPDX-License-Identifier: BSD-2-Clause
  *
  * Everything is done at once, in the order of the calls. Values and signatures
- * are CUDA's. There is one device, "emulated", of capability 8.0.
+ * are CUDA's. There is one device, "emulated", of capability 8.0 unless a test
+ * or EMULATED_CAPABILITY=90 in the environment says otherwise.
  */
 #ifndef CV_EMULATED_RUNTIME_H
 #define CV_EMULATED_RUNTIME_H
@@ -240,6 +241,9 @@ int emulator_is_device_memory(const void *p);
 /* How threads and blocks take turns: 0: ascending; otherwise at random, the
  * same for the same number. What a kernel computes must not depend on it. */
 void emulator_set_order(uint64_t seed);
+
+/* 80 or 90: what the device says of itself from now on; 0: as at first. */
+void emulator_set_capability(int capability);
 
 #ifdef __cplusplus
 }

@@ -35,6 +35,7 @@ static std::recursive_mutex lock;
 static std::map<uint8_t *, Allocation> allocations; /* by address of data */
 static size_t used;
 static int entered;
+static int capability; /* 0: from the environment */
 
 struct Locked {
     std::lock_guard<std::recursive_mutex> guard;
@@ -427,22 +428,31 @@ cudaError_t cudaInitDevice(int device, unsigned, unsigned)
     return cudaSetDevice(device);
 }
 
+void emulator_set_capability(int to)
+{
+    capability = to;
+}
+
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int device)
 {
+    const char *wanted = getenv("EMULATED_CAPABILITY");
+    int is = capability ? capability : wanted ? atoi(wanted) : 80;
+
     if (device)
         return cudaErrorInvalidDevice;
     memset(prop, 0, sizeof(*prop));
     strcpy(prop->name, "emulated");
     prop->totalGlobalMem = device_bytes;
     prop->sharedMemPerBlock = 48 << 10;
-    prop->sharedMemPerBlockOptin = 163 << 10;
-    prop->sharedMemPerMultiprocessor = 164 << 10;
+    prop->sharedMemPerBlockOptin = (is >= 90 ? 227 : 163) << 10;
+    prop->sharedMemPerMultiprocessor = prop->sharedMemPerBlockOptin + 1024;
     prop->regsPerBlock = 65536;
     prop->warpSize = 32;
     prop->maxThreadsPerBlock = 1024;
     prop->maxThreadsPerMultiProcessor = 2048;
     prop->multiProcessorCount = 4;
-    prop->major = 8;
+    prop->major = is / 10;
+    prop->minor = is % 10;
     prop->l2CacheSize = 40 << 20;
     return cudaSuccess;
 }

@@ -3,14 +3,15 @@
  *
  * SPDX-License-Identifier: BSD-2-Clause
  *
- *     test_ops [--backend NAME] [--op NAME] [--seed N] [--gpu]
+ *     test_ops [--backend NAME] [--op NAME] [--seed N] [--gpu | --probe]
  *     test_ops --bench [--backend NAME] [--op NAME] [--threads N]
  *
  * Each test runs twice, and both must give the same bits: the CPU backend has
  * one and then three threads, the emulated CUDA backend runs threads and
  * blocks in ascending and then in another order. Without --backend every
  * variant that this machine can run is tested; NAME is a name or a part of
- * several. --gpu: what needs a GPU, which then has to be there.
+ * several. --gpu: what needs a GPU, which then has to be there; --probe: say
+ * whether it is.
  * --bench measures instead (op "rows": the norms).
  */
 #include <stdlib.h>
@@ -65,6 +66,7 @@ typedef struct Backend {
     Where where;
     const char *kernels; /* of the CPU backend */
     int blas;
+    int capability; /* of the emulated device, 0: 8.0 */
     CvCudaSettings cuda;
 } Backend;
 
@@ -82,6 +84,8 @@ static const Backend backends[] = {
     { "cpu-generic", 3e-6, .kernels = "generic" },
     { "cpu-blas", 3e-6, .kernels = "generic", .blas = 1 },
     { "cuda bf16 (emulated)", .where = EMULATED, CUDA },
+    { "cuda bf16, Hopper kernels (emulated)", .where = EMULATED, CUDA,
+      .capability = 90 },
     { "cuda float32 (emulated)", .where = EMULATED, CUDA, .cuda.float32 = 1 },
     { "cuda bf16", .where = ON_GPU, CUDA },
     { "cuda bf16, generic kernels", .where = ON_GPU, CUDA,
@@ -96,6 +100,7 @@ extern int cv_cuda_open(CvBackend **b, const CvCudaSettings *settings,
                         char why[CV_WHY_SIZE], CvLog *log)
     __attribute__((weak));
 extern void emulator_set_order(uint64_t seed) __attribute__((weak));
+extern void emulator_set_capability(int capability) __attribute__((weak));
 
 static void print_log(void *cookie, enum CausvidLogLevel level,
                       const char *format, va_list args)
@@ -120,6 +125,8 @@ static CvBackend *open_backend(const Backend *backend, int threads,
         err = cv_device_open(&b, &backend->cuda, why, log);
     } else if (backend->where == EMULATED) {
         snprintf(why, CV_WHY_SIZE, "the emulator is not in this build");
+        if (emulator_set_capability)
+            emulator_set_capability(backend->capability);
         err = cv_cuda_open ? cv_cuda_open(&b, &backend->cuda, why, log)
                            : CAUSVID_ERR(ENOSYS);
     } else if (backend->kernels) {
@@ -202,16 +209,19 @@ static void run_bench(const Backend *backend, const char *only, int threads,
     b->close(&b);
 }
 
-/* End here unless there is a GPU that the CUDA backend can use. */
-static void require_gpu(CvLog *log)
+/* Is there a GPU that the CUDA backend can use? */
+static int have_gpu(CvLog *log)
 {
     char why[CV_WHY_SIZE];
     CvCudaSettings settings = { .abi = CV_CUDA_ABI };
     CvBackend *b = NULL;
 
-    if (cv_device_open(&b, &settings, why, log))
-        tap_bail("no GPU to test on: %s", why);
+    if (cv_device_open(&b, &settings, why, log)) {
+        fprintf(stderr, "There is no GPU to test on: %s.\n", why);
+        return 0;
+    }
     b->close(&b);
+    return 1;
 }
 
 /* Is a backend asked for by its name, or by a part of it that is not the name
@@ -229,7 +239,7 @@ int main(int argc, char **argv)
     const char *only = NULL, *name = NULL;
     uint64_t seed = (uint64_t)time(NULL);
     CausvidSettings settings = { .log = print_log };
-    int bench = 0, threads = 0, gpu = 0, n = 0;
+    int bench = 0, threads = 0, gpu = 0, probe = 0, n = 0;
     CvLog log;
 
     for (int i = 1; i < argc; i++) {
@@ -237,6 +247,8 @@ int main(int argc, char **argv)
             bench = 1;
         else if (!strcmp(argv[i], "--gpu"))
             gpu = 1;
+        else if (!strcmp(argv[i], "--probe"))
+            probe = 1;
         else if (i + 1 < argc && !strcmp(argv[i], "--op"))
             only = argv[++i];
         else if (i + 1 < argc && !strcmp(argv[i], "--backend"))
@@ -249,9 +261,15 @@ int main(int argc, char **argv)
             tap_bail("unknown argument %s", argv[i]);
     }
     cv_log_init(&log, &settings);
+    if (probe || gpu) {
+        int have = have_gpu(&log);
+
+        if (probe || !have) {
+            cv_log_free(&log);
+            return !have;
+        }
+    }
     printf("# seed %llu\n", (unsigned long long)seed);
-    if (gpu)
-        require_gpu(&log);
     for (int i = 0; i < N_BACKENDS; i++) {
         if ((name && !is_named(&backends[i], name)) ||
             (gpu && backends[i].where != ON_GPU))

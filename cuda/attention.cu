@@ -90,7 +90,7 @@ static __device__ __forceinline__ void gather(float o[2][kDim / 8][4],
             uint32_t b[4];
 
             cv_ldmatrix_x4_trans(b, values + k * 16 * kDim +
-                                 cv_tile_step(at, j));
+                                    cv_tile_step(at, j));
 #pragma unroll
             for (int i = 0; i < 2; i++) {
                 cv_mma_bf16(o[i][2 * j], p[i][k], b[0], b[1]);
@@ -133,8 +133,10 @@ static __device__ __forceinline__ void add_bias(float s[2][KEYS / 8][4],
             for (int e = 0; e < 4; e++) {
                 int row = i * 16 + lane / 4 + e / 2 * 8;
                 int at = j * 8 + lane % 4 * 2 + e % 2;
-                float add = row < rows && at < left ? bias[(int64_t)row * m + at] : 0;
+                float add = 0;
 
+                if (row < rows && at < left)
+                    add = bias[(int64_t)row * m + at];
                 s[i][j][e] = s[i][j][e] * scale + add;
             }
 }
@@ -269,8 +271,8 @@ attention_bf16_kernel(CvAttend a)
         gather<kDim>(o, p, values, lane);
     }
     write<kDim>(o, sum, queries + warp * ROWS * kDim,
-                (cv_bf16 *)a.out + (int64_t)first * step + head, step, a.n - first,
-                lane);
+                (cv_bf16 *)a.out + (int64_t)first * step + head, step,
+                a.n - first, lane);
 }
 
 template <int kDim, int kBias>
@@ -309,6 +311,8 @@ int cv_cuda_attention(CvBackend *b, const CvAttention *a)
     /* The kernels for tensor cores take the largest of q k^T for the largest
      * score. */
     if (b->activation == CV_BF16 && args.scale > 0 && aligned(&args)) {
+        if (args.d == 128 && !args.bias && cuda->hopper)
+            return cv_cuda_attention_hopper(cuda, &args);
         if (args.d == 128 && !args.bias)
             return launch<128, 0>(cuda, &args);
         if (args.d == 64)

@@ -32,6 +32,10 @@ int cv_cuda_attention_float(CvCuda *cuda, const CvAttend *a);
 int cv_cuda_attention_wide(CvCuda *cuda, const CvAttend *a);
 size_t cv_cuda_attention_wide_bytes(void); /* shared memory that it needs */
 
+/* bf16, d = 128, no bias, scale > 0, 16-byte aligned, cuda->hopper.
+ * attention_hopper.cu */
+int cv_cuda_attention_hopper(CvCuda *cuda, const CvAttend *a);
+
 /* Tiles lie in shared memory as rows of `kDim` bf16, whose 16-byte chunks are
  * permuted within each group of 8 by the row, so that the 8 rows of a matrix
  * that ldmatrix reads lie in 8 different groups of banks. */

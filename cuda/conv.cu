@@ -153,35 +153,6 @@ template <int kM, int kN, bool kVectors> struct Copier {
     }
 };
 
-/* Two neighbours of a row of the output. */
-static __device__ __forceinline__ void finish_pair(const CvConvJob *a, int m,
-                                                   int n, float u, float v)
-{
-    int64_t at = (int64_t)m * a->o + n;
-    const cv_bf16 *add = (const cv_bf16 *)a->add;
-    cv_bf16 *out = (cv_bf16 *)a->out;
-
-    if (m >= a->m || n >= a->o)
-        return;
-    if (a->bias)
-        u += a->bias[n];
-    if (a->bias && n + 1 < a->o)
-        v += a->bias[n + 1];
-    if (a->pairs) { /* o is even: the other one is there too */
-        if (add) {
-            __nv_bfloat162 b = *(const __nv_bfloat162 *)(add + at);
-
-            u += __bfloat162float(b.x);
-            v += __bfloat162float(b.y);
-        }
-        *(__nv_bfloat162 *)(out + at) = __floats2bfloat162_rn(u, v);
-        return;
-    }
-    cv_store(out + at, add ? u + cv_load(add + at) : u);
-    if (n + 1 < a->o)
-        cv_store(out + at + 1, add ? v + cv_load(add + at + 1) : v);
-}
-
 /* kWarpsM of the eight warps share the pixels, the rest the channels. */
 template <int kM, int kN, int kWarpsM, bool kVectors>
 static __global__ void __launch_bounds__(kThreads, kVectors ? 2 : 1)
@@ -251,8 +222,8 @@ static __global__ void __launch_bounds__(kThreads, kVectors ? 2 : 1)
             int m = m0 + warp_m + i * 16 + lane / 4;
             int n = n0 + warp_n + j * 8 + lane % 4 * 2;
 
-            finish_pair(&a, m, n, sum[i][j][0], sum[i][j][1]);
-            finish_pair(&a, m + 8, n, sum[i][j][2], sum[i][j][3]);
+            cv_conv_finish(&a, m, n, sum[i][j][0], sum[i][j][1]);
+            cv_conv_finish(&a, m + 8, n, sum[i][j][2], sum[i][j][3]);
         }
 }
 
@@ -409,6 +380,8 @@ int cv_cuda_conv3d(CvBackend *b, const CvConv3d *args)
 
     if (b->activation == CV_F32)
         err = cv_cuda_conv_float(cuda, &a);
+    else if (vectors && cv_cuda_conv_hopper_takes(cuda, &a))
+        err = cv_cuda_conv_hopper(cuda, &a);
     else
         err = conv_bf16(cuda, &a, vectors);
     if (err || !a.p)

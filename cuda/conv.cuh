@@ -87,6 +87,37 @@ static __device__ __forceinline__ const T *cv_conv_input(const CvConvJob *a,
     return from + (((int64_t)f * a->h + y) * a->w + x) * a->c;
 }
 
+/* Round and write columns n and n + 1 of row m of the bf16 output, where they
+ * exist. */
+static __device__ __forceinline__ void cv_conv_finish(const CvConvJob *a,
+                                                      int m, int n, float u,
+                                                      float v)
+{
+    int64_t at = (int64_t)m * a->o + n;
+    const cv_bf16 *add = (const cv_bf16 *)a->add;
+    cv_bf16 *out = (cv_bf16 *)a->out;
+
+    if (m >= a->m || n >= a->o)
+        return;
+    if (a->bias)
+        u += a->bias[n];
+    if (a->bias && n + 1 < a->o)
+        v += a->bias[n + 1];
+    if (a->pairs) { /* o is even: the other one is there too */
+        if (add) {
+            __nv_bfloat162 b = *(const __nv_bfloat162 *)(add + at);
+
+            u += __bfloat162float(b.x);
+            v += __bfloat162float(b.y);
+        }
+        *(__nv_bfloat162 *)(out + at) = __floats2bfloat162_rn(u, v);
+        return;
+    }
+    cv_store(out + at, add ? u + cv_load(add + at) : u);
+    if (n + 1 < a->o)
+        cv_store(out + at + 1, add ? v + cv_load(add + at + 1) : v);
+}
+
 /* conv_float.cu */
 int cv_cuda_conv_float(CvCuda *cuda, const CvConvJob *a);
 

@@ -155,13 +155,26 @@ void test_conv3d_vae(Env *e)
         { 1, 3, 3, 5, 8, 8, 4, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0 },
         /* more than fits a tile of patches */
         { 1, 2, 2, 40, 1100, 5, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0 },
+        /* channels that are no multiple of 64, more squares than a tile has;
+         * time only */
+        { 2, 1, 11, 21, 104, 100, 2, 3, 2, 1, 1, 1, 0, 1, 2, 1, 1, 1, 1 },
+        { 2, 2, 9, 17, 64, 128, 3, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 0, 0 },
+        { 3, 1, 5, 9, 72, 12, 2, 2, 3, 2, 1, 1, 2, 0, 0, 2, 0, 0, 0 },
         /* enough pixels for a GPU's largest tiles */
         { 2, 0, 31, 35, 16, 96, 1, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0 },
         { 2, 0, 31, 35, 16, 128, 1, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1 },
     };
 
     e->aligned = 1;
-    for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++)
+    for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++) {
+        double tolerance = e->tolerance;
+
+        /* The taps of the doubled picture that read one pixel may be summed
+         * first, and those sums rounded to bf16. */
+        if (shapes[i].up == 2 && e->b->weight == CV_BF16)
+            e->tolerance = 2e-3;
         conv_case(e, &shapes[i]);
+        e->tolerance = tolerance;
+    }
     e->aligned = 0;
 }

@@ -1,0 +1,521 @@
+/*
+ * Convolution in bf16 with wgmma and TMA (sm_90a).
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Channels last is what makes this simple: 8 x 8 pixels of a frame with
+ * their neighbours, 64 channels of them, are a box that TMA copies in one
+ * instruction, with zeros for padding, and each tap of the kernel is a
+ * matrix of 64 rows within it that wgmma reads where it lies: 8 rows of 8
+ * pixels, each begun (j, l) pixels further. So a pixel comes from L2 once for
+ * the taps of a frame and not 9 times (kShare).
+ *
+ * A block makes four such squares x kN channels: two warpgroups take two
+ * squares each, and one thread of a ninth warp copies ahead of them, windows
+ * (four boxes) and weights (kN rows of 64 columns of one tap) through rings
+ * of their own in shared memory. Blocks stay and take tile after tile, so the
+ * copies for the next tile begin while the last one is written.
+ *
+ * up = 2: the four pixels that an input pixel becomes are four convolutions
+ * with kernels of 2x2 (taps that read the same pixel are summed, and rounded
+ * to bf16 again), 4/9 of the work.
+ *
+ * Bound by the tensor cores; all predicted, H200, one latent frame:
+ *   1/8: 6,240 pixels, 384 -> 384: 50 GFLOP. 26 x 3 tiles for 132
+ *     multiprocessors; 96 channels a tile make 104 of them: 0.1 ms.
+ *   1/4: 49,920 pixels, 384 -> 384: 397 GFLOP, 0.65 ms at 610 TFLOP/s.
+ *   1/1: 1.6 million pixels, 96 -> 96: 795 GFLOP, 1.6 ms at 500 TFLOP/s. Of
+ *     a window's second 64 channels only 32 exist, and only they are
+ *     multiplied. 9 taps of 64 channels read 51 + 108 KB for 28 MFLOP: 3 TB/s
+ *     from L2 at that rate (without kShare 8 TB/s, more than it has).
+ *   The whole decoder: 275 TFLOP, of which up = 2 saves 14: 0.5 s.
+ * Not done: the epilogue writes 4 bytes a lane and does not overlap with the
+ * tile's own products (5 to 10 % at 96 channels).
+ *
+ * Not run on a GPU yet. kShare relies on the 128-byte swizzle going by address
+ * bits 7 to 9 also where a matrix begins between two multiples of 1024 bytes
+ * and its groups of 8 rows are 1280 bytes apart. PTX's description of the
+ * descriptor's base offset says so; with kShare 0 nothing depends on it.
+ */
+#include "conv.cuh"
+#include "hopper.cuh"
+
+enum {
+    kShare = 1,       /* one window for all taps of a frame, or one each */
+    kSquares = 4, kSide = 8, kChannels = 64, kRow = 2 * kChannels,
+    kWarps = 8,       /* that multiply */
+    kThreads = (kWarps + 1) * CV_WARP,
+    kMaxStages = 8,
+    kBarrierBytes = 1024,
+};
+
+typedef struct Plan {
+    CvTensorMap x, history, weight;
+    int phases;                /* 4: up = 2 */
+    int down, across, squares; /* of a frame; of a phase */
+    int groups, n_tiles, tiles; /* of squares; across channels; in all */
+    int kh, kw;                /* taps of a phase */
+    int outer_h, outer_w, inner_h, inner_w; /* windows, and taps in each */
+    int chunks;                /* of kChannels */
+    int row_bytes, box_bytes, window_bytes; /* window: box, aligned */
+    int a_stages, b_stages;
+} Plan;
+
+/* A place in a ring of stages. */
+typedef struct Ring {
+    int stage;
+    unsigned parity;
+} Ring;
+
+#if CV_HOPPER_CODE
+
+static __device__ __forceinline__ void advance(Ring *ring, int stages)
+{
+    if (++ring->stage == stages) {
+        ring->stage = 0;
+        ring->parity ^= 1;
+    }
+}
+
+/* Where a tile is. */
+typedef struct Tile {
+    int n0, phase, square; /* the first of its four */
+} Tile;
+
+static __device__ __forceinline__ Tile find_tile(const Plan *plan, int i,
+                                                 int width)
+{
+    int group = i / plan->n_tiles;
+    Tile tile;
+
+    tile.n0 = i % plan->n_tiles * width;
+    tile.phase = group / plan->groups;
+    tile.square = group % plan->groups * kSquares;
+    return tile;
+}
+
+/* A square's output frame, row and column (of its phase). Past the last one:
+ * a frame far outside, of zeros. */
+static __device__ __forceinline__ CvConvPixel find_square(const Plan *plan,
+                                                          int square)
+{
+    CvConvPixel at = { 1 << 28, 0, 0 };
+
+    if (square < plan->squares) {
+        at.x = square % plan->across * kSide;
+        at.y = square / plan->across % plan->down * kSide;
+        at.f = square / plan->across / plan->down;
+    }
+    return at;
+}
+
+/* full: what TMA brought; empty: what all warps have read. */
+typedef struct Barriers {
+    uint64_t a_full[kMaxStages], a_empty[kMaxStages];
+    uint64_t b_full[kMaxStages], b_empty[kMaxStages];
+} Barriers;
+static_assert(sizeof(Barriers) <= kBarrierBytes, "room for barriers");
+
+/* What one thread copies for a tile. */
+template <int kN>
+static __device__ __forceinline__ void copy_tile(const Plan *plan,
+                                                 const CvConvJob *job,
+                                                 Tile tile, Barriers *bars,
+                                                 unsigned char *windows,
+                                                 unsigned char *weights,
+                                                 Ring *a, Ring *b)
+{
+    /* Of the first tap; of up = 2, by its phase. */
+    int top = job->pad_top - tile.phase / 2;
+    int left = job->pad_left - tile.phase % 2;
+    int row = tile.phase * job->o + tile.n0;
+    CvConvPixel at[kSquares];
+
+#pragma unroll
+    for (int q = 0; q < kSquares; q++) {
+        at[q] = find_square(plan, tile.square + q);
+        at[q].f *= at[q].f < job->to ? job->stride_t : 1;
+    }
+    for (int i = 0; i < job->kt; i++)
+        for (int window = 0; window < plan->outer_h * plan->outer_w; window++)
+            for (int chunk = 0; chunk < plan->chunks; chunk++) {
+                int oj = window / plan->outer_w, ol = window % plan->outer_w;
+                unsigned char *to = windows +
+                                    a->stage * kSquares * plan->window_bytes;
+                uint64_t *full = &bars->a_full[a->stage];
+
+                cv_mbarrier_wait(&bars->a_empty[a->stage], a->parity ^ 1);
+                cv_mbarrier_expect(full, (unsigned)(kSquares *
+                                                    plan->box_bytes));
+#pragma unroll
+                for (int q = 0; q < kSquares; q++) {
+                    int f = at[q].f + i, past = f < job->p;
+
+                    cv_tma_load_4d(to + q * plan->window_bytes,
+                                   past ? &plan->history : &plan->x, full,
+                                   chunk * kChannels, at[q].x - left + ol,
+                                   at[q].y - top + oj, past ? f : f - job->p);
+                }
+                advance(a, plan->a_stages);
+                for (int j = 0; j < plan->inner_h; j++)
+                    for (int l = 0; l < plan->inner_w; l++) {
+                        int tap = (i * plan->kh + oj + j) * plan->kw + ol + l;
+
+                        full = &bars->b_full[b->stage];
+                        cv_mbarrier_wait(&bars->b_empty[b->stage],
+                                         b->parity ^ 1);
+                        cv_mbarrier_expect(full, kN * kRow);
+                        cv_tma_load(weights + b->stage * kN * kRow,
+                                    &plan->weight, full, chunk * kChannels,
+                                    tap, row);
+                        advance(b, plan->b_stages);
+                    }
+            }
+}
+
+/* What a warp keeps while it multiplies. */
+typedef struct Multiplier {
+    Barriers *bars;
+    const unsigned char *windows, *weights; /* windows: of its squares */
+    Ring a, b;
+    int used;  /* the stage of weights that wgmmas may still read, or -1 */
+    int first; /* the lane that arrives */
+} Multiplier;
+
+/* sum += a window of two squares * its weights, of kParts times 16 channels.
+ * The wgmmas of a tap are waited for after the next one's were issued. */
+template <int kN, int kParts>
+static __device__ __forceinline__ void
+multiply_window(const Plan *plan, Multiplier *s, float (*sum)[kN / 2])
+{
+    int window = kSquares * plan->window_bytes;
+    unsigned other = (unsigned)plan->window_bytes >> 4;
+    uint64_t u = cv_wgmma_operand(s->windows + s->a.stage * window,
+                                  plan->row_bytes, 16);
+    /* The window before this one, once its last tap is done. */
+    int before = s->used < 0 ? -1 :
+                 (s->a.stage ? s->a.stage : plan->a_stages) - 1;
+
+    cv_mbarrier_wait(&s->bars->a_full[s->a.stage], s->a.parity);
+    for (int j = 0; j < plan->inner_h; j++)
+        for (int l = 0; l < plan->inner_w; l++) {
+            uint64_t v = cv_wgmma_operand(s->weights + s->b.stage * kN * kRow,
+                                          8 * kRow, 16);
+            uint64_t tap = u + (unsigned)(j * plan->row_bytes + l * kRow) / 16;
+
+            cv_mbarrier_wait(&s->bars->b_full[s->b.stage], s->b.parity);
+            cv_wgmma_fence();
+#pragma unroll
+            for (int k = 0; k < kParts; k++) {
+                cv_wgmma_add<kN>(sum[0], tap + 2 * k, v + 2 * k);
+                cv_wgmma_add<kN>(sum[1], tap + other + 2 * k, v + 2 * k);
+            }
+            cv_wgmma_commit();
+            cv_wgmma_wait<1>();
+            if (s->first && s->used >= 0)
+                cv_mbarrier_arrive(&s->bars->b_empty[s->used]);
+            if (s->first && before >= 0)
+                cv_mbarrier_arrive(&s->bars->a_empty[before]);
+            s->used = s->b.stage;
+            before = -1;
+            advance(&s->b, plan->b_stages);
+        }
+    advance(&s->a, plan->a_stages);
+}
+
+/* The sums of a tile's two squares. */
+template <int kN, int kLast>
+static __device__ __forceinline__ void
+multiply_tile(const Plan *plan, const CvConvJob *job, Multiplier *s,
+              float (*sum)[kN / 2])
+{
+    int n = job->kt * plan->outer_h * plan->outer_w;
+
+#pragma unroll
+    for (int i = 0; i < kN / 2; i++)
+        sum[0][i] = sum[1][i] = 0;
+    s->used = -1;
+    for (int i = 0; i < n; i++) {
+        for (int chunk = 0; chunk < plan->chunks - 1; chunk++)
+            multiply_window<kN, kChannels / 16>(plan, s, sum);
+        multiply_window<kN, kLast>(plan, s, sum);
+    }
+    cv_wgmma_wait<0>();
+    cv_wgmma_hold(sum[0]);
+    cv_wgmma_hold(sum[1]);
+    if (s->first) {
+        int last = (s->a.stage ? s->a.stage : plan->a_stages) - 1;
+
+        cv_mbarrier_arrive(&s->bars->b_empty[s->used]);
+        cv_mbarrier_arrive(&s->bars->a_empty[last]);
+    }
+}
+
+template <int kN>
+static __device__ __forceinline__ void write_square(const Plan *plan,
+                                                    const CvConvJob *job,
+                                                    Tile tile, CvConvPixel at,
+                                                    const float *sum)
+{
+    int lane = (int)threadIdx.x % CV_WARP;
+    int warp = (int)threadIdx.x / CV_WARP % 4;
+    int up = plan->phases > 1 ? 2 : 1;
+    int m[2]; /* the lane's two pixels, one above the other */
+
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        int y = at.y + warp * 2 + i, x = at.x + lane / 4;
+
+        y = y * up + tile.phase / 2;
+        x = x * up + tile.phase % 2;
+        m[i] = at.f < job->to && y < job->ho && x < job->wo
+                   ? (at.f * job->ho + y) * job->wo + x : job->m;
+    }
+#pragma unroll
+    for (int j = 0; j < kN / 8; j++) {
+        int n = tile.n0 + j * 8 + lane % 4 * 2;
+
+        cv_conv_finish(job, m[0], n, sum[4 * j], sum[4 * j + 1]);
+        cv_conv_finish(job, m[1], n, sum[4 * j + 2], sum[4 * j + 3]);
+    }
+}
+
+#endif /* CV_HOPPER_CODE */
+
+/* kLast: of the last 64 channels, how many times 16 are multiplied. */
+template <int kN, int kLast>
+static __global__ void __launch_bounds__(kThreads, 1)
+    conv_hopper_kernel(const __grid_constant__ Plan plan, const CvConvJob job)
+{
+#if CV_HOPPER_CODE
+    CV_DYNAMIC_SHARED(unsigned char, shared);
+    unsigned char *windows = shared;
+    unsigned char *weights = windows + plan.a_stages * kSquares *
+                                           plan.window_bytes;
+    Barriers *bars = (Barriers *)(weights + plan.b_stages * kN * kRow);
+    int warp = (int)threadIdx.x / CV_WARP;
+    Ring a = { 0, 0 }, b = { 0, 0 };
+
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < kMaxStages; i++) {
+            cv_mbarrier_init(&bars->a_full[i], 1);
+            cv_mbarrier_init(&bars->b_full[i], 1);
+            cv_mbarrier_init(&bars->a_empty[i], kWarps);
+            cv_mbarrier_init(&bars->b_empty[i], kWarps);
+        }
+        cv_mbarrier_init_done();
+    }
+    __syncthreads();
+    if (warp == kWarps) {
+        if (threadIdx.x % CV_WARP)
+            return;
+        cv_tma_prefetch(&plan.x);
+        cv_tma_prefetch(&plan.history);
+        cv_tma_prefetch(&plan.weight);
+        for (int i = (int)blockIdx.x; i < plan.tiles; i += (int)gridDim.x)
+            copy_tile<kN>(&plan, &job, find_tile(&plan, i, kN), bars, windows,
+                          weights, &a, &b);
+    } else {
+        int q = warp / 4 * 2; /* the warpgroup's squares */
+        Multiplier state = { bars, windows + q * plan.window_bytes, weights,
+                             a, b, -1, threadIdx.x % CV_WARP == 0 };
+
+        for (int i = (int)blockIdx.x; i < plan.tiles; i += (int)gridDim.x) {
+            Tile tile = find_tile(&plan, i, kN);
+            float sum[2][kN / 2];
+
+            multiply_tile<kN, kLast>(&plan, &job, &state, sum);
+#pragma unroll
+            for (int k = 0; k < 2; k++)
+                write_square<kN>(&plan, &job, tile,
+                                 find_square(&plan, tile.square + q + k),
+                                 sum[k]);
+        }
+    }
+#else
+    (void)plan;
+    (void)job;
+#endif
+}
+
+/* out[phase, o, kt, 2, 2, c] of weight[o, kt, 3, 3, c]: in phase (y, x), tap
+ * (j, l) of the doubled picture reads what (j + 1 - y) / 2, (l + 1 - x) / 2 of
+ * the picture itself does. Bound by bytes: 1.3 MB read and 2.4 MB written for
+ * 384 -> 192, some microseconds (predicted). */
+static __global__ void __launch_bounds__(256)
+    conv_phases_kernel(cv_bf16 *out, const cv_bf16 *weight, int o, int kt,
+                       int c)
+{
+    int64_t n = (int64_t)o * kt * c, i = (int64_t)blockIdx.x * 256 +
+                                         threadIdx.x;
+    int phase = (int)blockIdx.y;
+    const cv_bf16 *from = weight + i / c * 9 * c + i % c;
+    float sum[2][2] = {};
+
+    if (i >= n)
+        return;
+    out += (phase * n + i / c * c) * 4 + i % c;
+#pragma unroll
+    for (int j = 0; j < 3; j++)
+#pragma unroll
+        for (int l = 0; l < 3; l++) {
+            float w = cv_load(from + (j * 3 + l) * c);
+            int row = (j + 1 - phase / 2) / 2, col = (l + 1 - phase % 2) / 2;
+
+#pragma unroll
+            for (int k = 0; k < 4; k++)
+                if (row == k / 2 && col == k % 2)
+                    sum[k / 2][k % 2] += w;
+        }
+#pragma unroll
+    for (int k = 0; k < 4; k++)
+        cv_store(out + k * c, sum[k / 2][k % 2]);
+}
+
+/* ---- the host's part ---- */
+
+static int64_t phase_bytes(const CvConvJob *a)
+{
+    return (int64_t)4 * a->o * a->kt * 4 * a->c * (int64_t)sizeof(cv_bf16);
+}
+
+int cv_cuda_conv_hopper_takes(const CvCuda *cuda, const CvConvJob *a)
+{
+    if (!cuda->hopper || a->stride_s != 1 || a->c % 8 || a->c < kChannels)
+        return 0;
+    if (a->doubled)
+        return a->kh == 3 && a->kw == 3 && a->pad_top == 1 &&
+               a->pad_left == 1 && a->ho == 2 * a->h && a->wo == 2 * a->w &&
+               phase_bytes(a) <= (int64_t)CV_CUDA_SCRATCH;
+    return a->kh <= 3 && a->kw <= 3;
+}
+
+/* Channels of a tile: rounds of tiles, each as long as its channels and some
+ * more for its windows. */
+static int choose_width(const CvCuda *cuda, int o, int64_t groups)
+{
+    static const int widths[] = { 128, 96, 16 };
+    int64_t least = INT64_MAX;
+    int best = 0;
+
+    for (int width : widths) {
+        int64_t tiles = groups * ((o + width - 1) / width);
+        int64_t rounds = (tiles + cuda->processors - 1) / cuda->processors;
+
+        if (rounds * (width + 16) < least) {
+            least = rounds * (width + 16);
+            best = width;
+        }
+    }
+    return best;
+}
+
+static void plan_windows(Plan *plan, const CvConvJob *a)
+{
+    int ho = a->ho / (a->doubled ? 2 : 1), wo = a->wo / (a->doubled ? 2 : 1);
+
+    plan->phases = a->doubled ? 4 : 1;
+    plan->kh = a->doubled ? 2 : a->kh;
+    plan->kw = a->doubled ? 2 : a->kw;
+    plan->inner_h = kShare ? plan->kh : 1;
+    plan->inner_w = kShare ? plan->kw : 1;
+    plan->outer_h = plan->kh / plan->inner_h;
+    plan->outer_w = plan->kw / plan->inner_w;
+    plan->chunks = (a->c + kChannels - 1) / kChannels;
+    plan->row_bytes = (kSide + plan->inner_w - 1) * kRow;
+    plan->box_bytes = (kSide + plan->inner_h - 1) * plan->row_bytes;
+    plan->window_bytes = (plan->box_bytes + 1023) / 1024 * 1024;
+    plan->down = (ho + kSide - 1) / kSide;
+    plan->across = (wo + kSide - 1) / kSide;
+    plan->squares = a->to * plan->down * plan->across;
+    plan->groups = (plan->squares + kSquares - 1) / kSquares;
+}
+
+/* Frames of the input. */
+static int map_frames(CvCuda *cuda, CvTensorMap *map, const Plan *plan,
+                      const CvConvJob *a, const void *data, int frames)
+{
+    int64_t dim[] = { a->c, a->w, a->h, frames };
+    int64_t step[] = { dim[0], dim[0] * dim[1], dim[0] * dim[1] * dim[2] };
+    int box[] = { kChannels, kSide + plan->inner_w - 1,
+                  kSide + plan->inner_h - 1, 1 };
+
+    return cv_tensor_map_n(cuda, map, 4, data, dim, step, box);
+}
+
+static int make_maps(CvCuda *cuda, Plan *plan, const CvConvJob *a, int width)
+{
+    int64_t dim[] = { a->c, (int64_t)a->kt * plan->kh * plan->kw,
+                      (int64_t)plan->phases * a->o };
+    int64_t step[] = { dim[0], dim[0] * dim[1] };
+    int box[] = { kChannels, 1, width };
+    int err;
+
+    err = map_frames(cuda, &plan->x, plan, a, a->x, a->t);
+    if (err)
+        return err;
+    plan->history = plan->x; /* where there is none */
+    if (a->p) {
+        err = map_frames(cuda, &plan->history, plan, a, a->history, a->p);
+        if (err)
+            return err;
+    }
+    return cv_tensor_map(cuda, &plan->weight,
+                         a->doubled ? cuda->scratch : a->weight, dim, step,
+                         box);
+}
+
+template <int kN, int kLast>
+static int launch(CvCuda *cuda, Plan *plan, const CvConvJob *a)
+{
+    auto kernel = conv_hopper_kernel<kN, kLast>;
+    int left = cuda->shared_bytes - kBarrierBytes, bytes, blocks;
+    int window = kSquares * plan->window_bytes;
+
+    /* With one tap a window, both rings turn equally fast. */
+    plan->a_stages = plan->inner_h * plan->inner_w > 1 ? 2 : 4;
+    plan->b_stages = (left - plan->a_stages * window) / (kN * kRow);
+    plan->b_stages = plan->b_stages < kMaxStages ? plan->b_stages : kMaxStages;
+    bytes = plan->a_stages * window + plan->b_stages * kN * kRow +
+            kBarrierBytes;
+    blocks = plan->tiles < cuda->processors ? plan->tiles : cuda->processors;
+    return CV_LAUNCH(cuda, cuda->stream, kernel, (unsigned)blocks, kThreads,
+                     (size_t)bytes, *plan, *a);
+}
+
+template <int kN>
+static int launch_last(CvCuda *cuda, Plan *plan, const CvConvJob *a)
+{
+    int last = a->c - (plan->chunks - 1) * kChannels;
+
+    /* More than exist are zeros. */
+    return last <= kChannels / 2 ? launch<kN, 2>(cuda, plan, a)
+                                 : launch<kN, 4>(cuda, plan, a);
+}
+
+int cv_cuda_conv_hopper(CvCuda *cuda, const CvConvJob *a)
+{
+    Plan plan;
+    int width, err;
+
+    plan_windows(&plan, a);
+    width = choose_width(cuda, a->o, (int64_t)plan.groups * plan.phases);
+    plan.n_tiles = (a->o + width - 1) / width;
+    plan.tiles = plan.phases * plan.groups * plan.n_tiles;
+    err = make_maps(cuda, &plan, a, width);
+    if (err)
+        return err;
+    if (a->doubled) {
+        dim3 grid(cv_blocks((int64_t)a->o * a->kt * a->c, 256), 4);
+
+        err = CV_LAUNCH(cuda, cuda->stream, conv_phases_kernel, grid, 256, 0,
+                        (cv_bf16 *)cuda->scratch, (const cv_bf16 *)a->weight,
+                        a->o, a->kt, a->c);
+        if (err)
+            return err;
+    }
+    if (width == 128)
+        return launch_last<128>(cuda, &plan, a);
+    return width == 96 ? launch_last<96>(cuda, &plan, a)
+                       : launch_last<16>(cuda, &plan, a);
+}

@@ -1,0 +1,295 @@
+/*
+ * The whole engine on the CUDA backend, run by the emulator: every launch,
+ * copy and product of a clip, without a GPU.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Through the same doors as a user: the module that CAUSVID_CUDA_MODULE names,
+ * `causvid trace`, and the public API. What the emulator cannot show is said in
+ * tests/emulator/README.md.
+ */
+#include <math.h>
+#include <stdint.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "../tap.h"
+#include "weights/weights.h"
+
+#define WIDTH  48
+#define HEIGHT 32
+#define FRAMES 21 /* three blocks of the fixture's recipe */
+
+/* Bytes of a yuv420p picture. */
+#define BYTES (WIDTH * HEIGHT * 3 / 2)
+
+static const char *src, *build;
+static char model[4096], module[4096];
+
+/* What the log said. */
+typedef struct Lines {
+    char error[1024], info[4096];
+    int n_errors;
+} Lines;
+
+static void write_log(void *cookie, enum CausvidLogLevel level,
+                      const char *format, va_list args)
+{
+    Lines *lines = cookie;
+    size_t used = strlen(lines->info);
+
+    if (level == CAUSVID_LOG_ERROR && !lines->n_errors++)
+        vsnprintf(lines->error, sizeof(lines->error), format, args);
+    else if (level == CAUSVID_LOG_INFO)
+        vsnprintf(lines->info + used, sizeof(lines->info) - used, format,
+                  args);
+}
+
+/* ---- causvid trace against PyTorch ---- */
+
+static double relative_error(const CvTensor *a, const CvTensor *b)
+{
+    int64_t n = cv_elements(a);
+    const float *x = a->data, *y = b->data;
+    double difference = 0, size = 0;
+
+    for (int64_t i = 0; i < n; i++) {
+        difference += ((double)x[i] - y[i]) * ((double)x[i] - y[i]);
+        size       += (double)y[i] * y[i];
+    }
+    return sqrt(difference / size);
+}
+
+/* The largest error that is allowed. float32: as on the CPU. bf16: 1.25 times
+ * what PyTorch 2.11 with diffusers and transformers makes of the same weights
+ * and inputs in bf16 on a CPU: 1.62e-2 for the text, 5.8e-3 for the flow of the
+ * first block's first step, 9.4e-3 for frames of exact latents. */
+static double bar(const char *precision, const char *name)
+{
+    if (strcmp(precision, "bf16"))
+        return 1e-4;
+    if (!strcmp(name, "text_embeds"))
+        return 1.25 * 1.62e-2;
+    return 1.25 * (strcmp(name, "frames") ? 5.8e-3 : 9.4e-3);
+}
+
+static void compare(const char *outputs, const char *reference,
+                    const char *precision)
+{
+    CvWeights *got = NULL, *want = NULL;
+    int compared = 0;
+
+    if (cv_weights_open(&got, outputs, NULL) < 0 ||
+        cv_weights_open(&want, reference, NULL) < 0)
+        tap_bail("'%s' or '%s' cannot be read", outputs, reference);
+    for (int64_t i = 0; i < cv_weights_count(want); i++) {
+        const CvEntry *w = cv_weights_at(want, i);
+        const CvEntry *g = cv_weights_find(got, "%s", w->name);
+
+        if (w->tensor.type != CV_F32)
+            continue;
+        if (!g || !cv_same_shape(&g->tensor, &w->tensor)) {
+            ok(0, "%s is there, with the reference's shape", w->name);
+            continue;
+        }
+        ok(relative_error(&g->tensor, &w->tensor) <= bar(precision, w->name),
+           "%s: %s: %.1e", precision, w->name,
+           relative_error(&g->tensor, &w->tensor));
+        compared++;
+    }
+    ok(compared >= 10, "%d tensors compared", compared);
+    cv_weights_close(&got);
+    cv_weights_close(&want);
+}
+
+static void test_trace(const char *precision)
+{
+    char command[20000], outputs[4096], reference[4200];
+
+    snprintf(outputs, sizeof(outputs), "%s/cuda-test.safetensors", build);
+    snprintf(reference, sizeof(reference),
+             "%s/tests/model/fixtures/clip/reference.safetensors", src);
+    unlink(outputs);
+    snprintf(command, sizeof(command),
+             "%s/bin/causvid trace --device cuda --precision %s --model %s "
+             "--inputs %s/tests/model/fixtures/clip/inputs.safetensors "
+             "--outputs %s", build, precision, model, src, outputs);
+    is_int(system(command), 0);
+    compare(outputs, reference, precision);
+    unlink(outputs);
+}
+
+/* ---- the API ---- */
+
+static CausvidContext *open_model(Lines *lines, enum CausvidDevice device,
+                                  enum CausvidPrecision precision)
+{
+    CausvidContext *cv = NULL;
+    CausvidSettings settings;
+
+    memset(lines, 0, sizeof(*lines));
+    causvid_default_settings(&settings);
+    settings.model     = model;
+    settings.device    = device;
+    settings.precision = precision;
+    settings.threads   = 1;
+    settings.log       = write_log;
+    settings.cookie    = lines;
+    if (causvid_open(&cv, &settings) < 0)
+        tap_bail("the fixture model does not open: %s", lines->error);
+    return cv;
+}
+
+/* All frames of a clip. For the emulator the memory of the device is memory
+ * like any other, so that a test can give it as planes. */
+static void make_clip(CausvidContext *cv, Lines *lines, uint8_t *all,
+                      enum CausvidMemory memory, int pause_ms)
+{
+    CausvidClip clip;
+    int err;
+
+    causvid_default_clip(&clip);
+    clip.prompt = "a red circle";
+    clip.width  = WIDTH;
+    clip.height = HEIGHT;
+    clip.frames = FRAMES;
+    memset(all, 0, FRAMES * BYTES);
+    if (causvid_start(cv, &clip) < 0)
+        tap_bail("the clip does not start: %s", lines->error);
+    for (int i = 0; i < FRAMES; i++, all += BYTES) {
+        CausvidPicture pic = {
+            .format = CAUSVID_FORMAT_YUV420P, .memory = memory,
+            .width = WIDTH, .height = HEIGHT,
+            .data = { all, all + WIDTH * HEIGHT,
+                      all + WIDTH * HEIGHT * 5 / 4 },
+            .stride = { WIDTH, WIDTH / 2, WIDTH / 2 },
+        };
+
+        if ((err = causvid_read_frame(cv, &pic)) || pic.index != i)
+            tap_bail("frame %d: %d: %s", i, err, lines->error);
+        if (pause_ms)
+            nanosleep(&(struct timespec){ .tv_nsec = pause_ms * 1000000L },
+                      NULL);
+    }
+}
+
+/* The largest difference of two clips' samples. */
+static int difference(const uint8_t *a, const uint8_t *b)
+{
+    int largest = 0;
+
+    for (int i = 0; i < FRAMES * BYTES; i++)
+        if (abs(a[i] - b[i]) > largest)
+            largest = abs(a[i] - b[i]);
+    return largest;
+}
+
+static void test_frames(void)
+{
+    static uint8_t cpu[FRAMES * BYTES], host[FRAMES * BYTES];
+    static uint8_t again[FRAMES * BYTES];
+    CausvidContext *cv;
+    CausvidInfo info;
+    Lines lines;
+
+    cv = open_model(&lines, CAUSVID_DEVICE_CPU, CAUSVID_PRECISION_AUTO);
+    make_clip(cv, &lines, cpu, CAUSVID_MEMORY_HOST, 0);
+    causvid_close(&cv);
+
+    cv = open_model(&lines, CAUSVID_DEVICE_CUDA, CAUSVID_PRECISION_FP32);
+    causvid_get_info(cv, &info);
+    is_str(info.backend, "cuda");
+    make_clip(cv, &lines, host, CAUSVID_MEMORY_HOST, 0);
+    ok(difference(cpu, host) <= 1, "float32 shows what the CPU shows "
+       "(differences of at most %d)", difference(cpu, host));
+    make_clip(cv, &lines, again, CAUSVID_MEMORY_CUDA, 0);
+    ok(!memcmp(host, again, sizeof(host)), "a second clip, into planes of the "
+       "device: the same bytes");
+    causvid_close(&cv);
+
+    cv = open_model(&lines, CAUSVID_DEVICE_AUTO, CAUSVID_PRECISION_AUTO);
+    causvid_get_info(cv, &info);
+    is_str(info.backend, "cuda");
+    make_clip(cv, &lines, host, CAUSVID_MEMORY_HOST, 3);
+    ok(strstr(lines.info, "emulated, bf16") != NULL, "device=auto takes the "
+       "GPU: %s", lines.info);
+    ok(difference(cpu, host) <= 40, "bf16 shows nearly that (differences of "
+       "at most %d)", difference(cpu, host));
+    make_clip(cv, &lines, again, CAUSVID_MEMORY_CUDA, 0);
+    ok(!memcmp(host, again, sizeof(host)), "and the same bytes a second time");
+    is_int(lines.n_errors, 0);
+    causvid_close(&cv);
+}
+
+/* A call that must fail, with the code and the words of its only line. */
+static void refuse(const CausvidSettings *settings, int error,
+                   const char *words, const char *what)
+{
+    CausvidSettings s = *settings;
+    CausvidContext *cv = NULL;
+    Lines lines = { .n_errors = 0 };
+    int err;
+
+    s.log    = write_log;
+    s.cookie = &lines;
+    err = causvid_open(&cv, &s);
+    ok(err == CAUSVID_ERR(error) && !cv && lines.n_errors == 1 &&
+       strstr(lines.error, words), "%s: %d, %s", what, err, lines.error);
+    causvid_close(&cv);
+}
+
+static void test_refusals(void)
+{
+    CausvidSettings s;
+    CausvidContext *cv;
+    CausvidInfo info;
+    Lines lines;
+    char path[4200];
+
+    causvid_default_settings(&s);
+    s.model  = model;
+    s.device = CAUSVID_DEVICE_CUDA;
+    s.gpu    = 7;
+    refuse(&s, ENODEV, "no GPU 7", "a GPU that is not there");
+    s.gpu    = -1;
+    refuse(&s, EINVAL, "gpu=-1", "a negative number of it");
+    s.gpu    = 0;
+    s.vram_bytes = 1000;
+    refuse(&s, ENOMEM, "vram=1000", "a budget below the backend's own memory");
+    s.vram_bytes = ((int64_t)136 << 20) + 1000; /* host.h, backend.c */
+    refuse(&s, ENOMEM, "weights", "a budget below the weights");
+    s.vram_bytes = 0;
+    s.precision  = CAUSVID_PRECISION_FP8;
+    refuse(&s, ENOSYS, "precision=bf16", "fp8");
+    s.precision  = CAUSVID_PRECISION_AUTO;
+
+    setenv("CAUSVID_CUDA_MODULE", "/nowhere/at/all.so", 1);
+    refuse(&s, ENODEV, "/nowhere/at/all.so", "no such module");
+    snprintf(path, sizeof(path), "%s/lib/libcausvid.so", build);
+    setenv("CAUSVID_CUDA_MODULE", path, 1);
+    refuse(&s, ENODEV, "another version", "a library that is no module");
+    cv = open_model(&lines, CAUSVID_DEVICE_AUTO, CAUSVID_PRECISION_AUTO);
+    causvid_get_info(cv, &info);
+    is_str(info.backend, "cpu");
+    ok(strstr(lines.info, "another version") != NULL, "device=auto says why "
+       "it takes the CPU: %s", lines.info);
+    causvid_close(&cv);
+    setenv("CAUSVID_CUDA_MODULE", module, 1);
+}
+
+int main(void)
+{
+    src   = getenv("CAUSVID_SRC") ? getenv("CAUSVID_SRC") : ".";
+    build = getenv("CAUSVID_BUILD") ? getenv("CAUSVID_BUILD") : "build";
+    snprintf(model, sizeof(model), "%s/tests/model/fixtures/clip/model", src);
+    snprintf(module, sizeof(module), "%s/emulator/libcausvid_cuda.so", build);
+    if (access(module, R_OK))
+        tap_bail("%s is missing: make tests", module);
+    setenv("CAUSVID_CUDA_MODULE", module, 1);
+
+    test_trace("fp32");
+    test_trace("bf16");
+    test_frames();
+    test_refusals();
+    return tap_done();
+}

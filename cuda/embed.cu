@@ -234,8 +234,9 @@ rope_table_kernel(float *__restrict__ out, const RopeTable a)
         if (token >= a.tokens)
             break;
         sincos((double)at * frequency[j], &s, &c);
-        *(float2 *)(out + (first * a.pairs + i) * 2) =
-            make_float2((float)c, (float)s);
+        /* The table may begin at any float. */
+        out[(first * a.pairs + i) * 2] = (float)c;
+        out[(first * a.pairs + i) * 2 + 1] = (float)s;
     }
 }
 

@@ -139,9 +139,13 @@ $(CUDA_MODULE): $(CUDA_OBJ) $(SHARED_OBJ)
 EMULATED_OBJ := $(patsubst %,$(BUILD)/emulator/obj/%.o,$(CUDA_SRC) \
     $(filter-out tests/emulator/test_%,$(wildcard tests/emulator/*.cc)))
 EMULATED_MODULE := $(BUILD)/emulator/libcausvid_cuda.so
-# Pragmas for nvcc, loops that clang does not unroll.
+# Warnings about pragmas for nvcc and loops that clang does not unroll are off.
+# A GPU refuses addresses that are not multiples of a vector's size: here a
+# trap does.
 EMULATE = -DCV_EMULATE -Icuda -Itests/emulator $(CPPFLAGS)
-EMULATE_CXX = $(EMULATE) $(CXXFLAGS) -O2 -Wno-unknown-pragmas -Wno-pass-failed
+EMULATE_CXX = $(EMULATE) $(CXXFLAGS) -O2 -Wno-unknown-pragmas -Wno-pass-failed \
+    $(if $(filter release debug,$(MODE)), \
+        -fsanitize=alignment -fsanitize-undefined-trap-on-error)
 
 $(BUILD)/emulator/obj/%.c.o: %.c $(BUILD)/config.mak
 	@mkdir -p $(@D)

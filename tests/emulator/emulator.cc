@@ -8,6 +8,7 @@
  * few instructions of our own (swapcontext asks the system for the signal mask
  * each time, which costs 50 times as much); elsewhere it is swapcontext.
  */
+#include <dlfcn.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -531,6 +532,21 @@ static void run_block(size_t slack)
                           "written", shared_bytes + i, shared_bytes);
 }
 
+/* The compiler checks alignment by an instruction that does not exist. Where
+ * it stands is told as addr2line takes it. */
+static void on_trap(int number, siginfo_t *info, void *)
+{
+    Dl_info where = {};
+
+    signal(number, SIG_DFL);
+    dladdr(info->si_addr, &where);
+    emulator_fail("an access to an address that is not a multiple of the "
+                  "type's size, or another error that the compiler looks for: "
+                  "addr2line -i -e %s %#tx",
+                  where.dli_fname ? where.dli_fname : "?",
+                  (uint8_t *)info->si_addr - (uint8_t *)where.dli_fbase);
+}
+
 /* What faulted, as far as it can be told. */
 static void on_fault(int number, siginfo_t *info, void *)
 {
@@ -576,8 +592,12 @@ void emulator_catch_faults(void)
     action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
     sigaction(SIGSEGV, &action, NULL);
     sigaction(SIGBUS, &action, NULL);
+    action.sa_sigaction = on_trap;
+    sigaction(SIGILL, &action, NULL);
+    sigaction(SIGTRAP, &action, NULL);
 #else
     (void)on_fault;
+    (void)on_trap;
 #endif
 }
 

@@ -390,6 +390,11 @@ static __global__ void overrun_kernel(int *out, int n)
     out[n] = 1;
 }
 
+static __global__ void vector_kernel(int *out, int n)
+{
+    *(float2 *)(out + n) = make_float2(1, 2);
+}
+
 static void divergent(void)
 {
     CV_LAUNCH(cuda, 0, divergent_kernel, 1, 64, 0, device<int>(64));
@@ -428,6 +433,11 @@ static void slack(void)
 
     CV_LAUNCH(cuda, 0, overrun_kernel, 1, 1, 0, p, 63);
     cudaFree(p);
+}
+
+static void misaligned(void)
+{
+    CV_LAUNCH(cuda, 0, vector_kernel, 1, 1, 0, device<int>(64), 3);
 }
 
 static void host_touches(void)
@@ -492,7 +502,8 @@ static void test_reports(void)
     reports("a copy in the wrong direction", wrong_side,
             "source is not device memory");
     reports("a block of 1025 threads", too_large, "no GPU can launch this");
-#ifndef __SANITIZE_ADDRESS__ /* has a report of its own */
+#ifndef __SANITIZE_ADDRESS__ /* has reports of its own */
+    reports("a vector at an odd address", misaligned, "addr2line");
     reports("written after shared memory", shared_overrun,
             "0 bytes after shared memory");
     reports("written after device memory", overrun,
@@ -501,6 +512,7 @@ static void test_reports(void)
 #else
     (void)shared_overrun;
     (void)overrun;
+    (void)misaligned;
     (void)host_touches;
 #endif
 }

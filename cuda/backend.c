@@ -18,9 +18,8 @@
 /* Version of the driver's interface whose functions are asked for. */
 #define DRIVER_API 12000
 
-/* What an open backend takes before anything is loaded. */
-#define OWN_BYTES ((int64_t)(CV_CUDA_SCRATCH + CV_CUDA_WORKSPACE +         \
-                             2 * CV_CUDA_CHUNK + CV_CUDA_PICTURE))
+_Static_assert(CV_CUDA_SCRATCH + CV_CUDA_WORKSPACE + 2 * CV_CUDA_CHUNK +
+               CV_CUDA_PICTURE == CV_CUDA_OWN_BYTES, "as device.h says");
 
 static const CvOps cuda_ops;
 
@@ -263,10 +262,10 @@ int cv_cuda_open(CvBackend **backend, const CvCudaSettings *settings,
                         settings->abi);
     if ((err = find_devices(&n_devices, why)) < 0)
         return err;
-    if (settings->memory_bytes && settings->memory_bytes < OWN_BYTES)
+    if (settings->memory_bytes && settings->memory_bytes < CV_CUDA_OWN_BYTES)
         return cv_fail(log, ENOMEM, "vram=%lld: the CUDA backend alone takes "
                        "%lld bytes", (long long)settings->memory_bytes,
-                       (long long)OWN_BYTES);
+                       (long long)CV_CUDA_OWN_BYTES);
     if (!(cuda = calloc(1, sizeof(*cuda))) ||
         !(cuda->host = calloc(1, sizeof(*cuda->host)))) {
         free(cuda);
@@ -283,7 +282,7 @@ int cv_cuda_open(CvBackend **backend, const CvCudaSettings *settings,
     cuda->caller           = settings->stream;
     cuda->round_biases     = settings->round_biases;
     cuda->host->budget     = settings->memory_bytes;
-    cuda->host->taken      = OWN_BYTES;
+    cuda->host->taken      = CV_CUDA_OWN_BYTES;
     if ((err = find_functions(cuda->host, why)) < 0 ||
         (err = enter_context(cuda, settings, n_devices, why)) < 0)
         goto fail;

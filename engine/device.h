@@ -16,6 +16,10 @@
  * operation do: a module of another version is refused. */
 #define CV_CUDA_ABI 1
 
+/* Device memory that an open backend takes for itself; weights and clips come
+ * on top, and what CUDA and its libraries need for their code. */
+#define CV_CUDA_OWN_BYTES ((int64_t)136 << 20)
+
 /* How to open the CUDA backend. */
 typedef struct CvCudaSettings {
     int abi;              /* CV_CUDA_ABI; stays the first field */

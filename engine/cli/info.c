@@ -5,16 +5,31 @@
  *
  * The model is opened on the null backend: names, shapes and types are checked
  * as for a run, and the memory of a clip is planned, but no weights are read
- * into memory.
+ * into memory. It is opened twice: with the types of the CPU backend and with
+ * those of the CUDA backend.
  */
 #include <stdio.h>
 #include <string.h>
 
 #include "cli.h"
+#include "device.h"
 
 typedef struct Memory {
     double weights, clip; /* MB */
 } Memory;
+
+/* Open a null backend whose activations and weights are of this type. */
+static int open_model(CvModel *model, const CausvidSettings *settings,
+                      CvType type, CvLog *log)
+{
+    CvBackend *backend;
+    int err = cv_null_open(&backend, log);
+
+    if (err < 0)
+        return err;
+    backend->activation = backend->weight = type;
+    return cv_model_open(model, settings, backend, log);
+}
 
 /* Plan a clip of this size on the null backend. */
 static int plan_clip(CvModel *model, const CausvidClip *args, CvClip *clip,
@@ -37,9 +52,31 @@ static int plan_clip(CvModel *model, const CausvidClip *args, CvClip *clip,
     return 0;
 }
 
-static void print_text(const CvModel *m, const CvClip *clip,
-                       const Memory *memory)
+/* The same in bf16, as a GPU takes it; without a word, all was said before. */
+static int plan_gpu(const CausvidSettings *settings, const CausvidClip *args,
+                    Memory *memory)
 {
+    CausvidSettings silent = *settings;
+    CvModel model;
+    CvClip clip;
+    CvLog log;
+    int err;
+
+    silent.log = NULL;
+    cv_log_init(&log, &silent);
+    err = open_model(&model, &silent, CV_BF16, &log);
+    if (!err) {
+        err = plan_clip(&model, args, &clip, memory);
+        cv_model_close(&model);
+    }
+    cv_log_free(&log);
+    return err;
+}
+
+static void print_text(const CvModel *m, const CvClip *clip,
+                       const Memory *memory, const Memory *gpu)
+{
+    const double own = (double)CV_CUDA_OWN_BYTES / 1e6;
     const CvRecipe *r = &m->recipe;
 
     printf("model         %s\n", m->files.root);
@@ -68,6 +105,9 @@ static void print_text(const CvModel *m, const CvClip *clip,
            "%.0f MB, clip %.0f MB\n", memory->weights + memory->clip,
            clip->width, clip->height, (long long)clip->frames, memory->weights,
            memory->clip);
+    printf("              %.0f MB on a GPU in bf16: weights %.0f MB, clip "
+           "%.0f MB, backend %.0f MB\n", gpu->weights + gpu->clip + own,
+           gpu->weights, gpu->clip, own);
 }
 
 static int add(cJSON *object, const char *key, cJSON *value)
@@ -79,7 +119,7 @@ static int add(cJSON *object, const char *key, cJSON *value)
 }
 
 static int print_json(const CvModel *m, const CvClip *clip,
-                      const Memory *memory)
+                      const Memory *memory, const Memory *gpu)
 {
     const CvRecipe *r = &m->recipe;
     cJSON *o = cJSON_CreateObject();
@@ -111,6 +151,10 @@ static int print_json(const CvModel *m, const CvClip *clip,
                                           r->rate_den)) < 0 ||
         add(o, "weights_mb", cJSON_CreateNumber(memory->weights)) < 0 ||
         add(o, "clip_mb", cJSON_CreateNumber(memory->clip)) < 0 ||
+        add(o, "gpu_weights_mb", cJSON_CreateNumber(gpu->weights)) < 0 ||
+        add(o, "gpu_clip_mb", cJSON_CreateNumber(gpu->clip)) < 0 ||
+        add(o, "gpu_backend_mb",
+            cJSON_CreateNumber((double)CV_CUDA_OWN_BYTES / 1e6)) < 0 ||
         !(text = cJSON_Print(o)))
         goto end;
     puts(text);
@@ -141,9 +185,8 @@ int cv_cli_info(int argc, char **argv)
     CausvidClip args;
     CvLog log;
     CvModel model;
-    CvBackend *backend;
     CvClip clip;
-    Memory memory;
+    Memory memory, gpu;
     char tail;
 
     if (cv_cli_parse(argc, argv, options, &path) < 0)
@@ -171,15 +214,15 @@ int cv_cli_info(int argc, char **argv)
     settings.vae          = vae;
     settings.tokenizer    = tokenizer;
     cv_log_init(&log, &settings);
-    if (cv_null_open(&backend, &log) < 0 ||
-        cv_model_open(&model, &settings, backend, &log) < 0)
+    if (open_model(&model, &settings, CV_F32, &log) < 0)
         goto end;
-    if (plan_clip(&model, &args, &clip, &memory) == 0) {
+    if (plan_clip(&model, &args, &clip, &memory) == 0 &&
+        plan_gpu(&settings, &args, &gpu) == 0) {
         status = 0;
         if (json)
-            status = print_json(&model, &clip, &memory) < 0;
+            status = print_json(&model, &clip, &memory, &gpu) < 0;
         else
-            print_text(&model, &clip, &memory);
+            print_text(&model, &clip, &memory, &gpu);
     }
     cv_model_close(&model);
 end:

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "../tap.h"
+#include "device.h"
 #include "weights/weights.h"
 
 #define WIDTH  48
@@ -256,7 +257,7 @@ static void test_refusals(void)
     s.gpu    = 0;
     s.vram_bytes = 1000;
     refuse(&s, ENOMEM, "vram=1000", "a budget below the backend's own memory");
-    s.vram_bytes = ((int64_t)136 << 20) + 1000; /* host.h, backend.c */
+    s.vram_bytes = CV_CUDA_OWN_BYTES + 1000;
     refuse(&s, ENOMEM, "weights", "a budget below the weights");
     s.vram_bytes = 0;
     s.precision  = CAUSVID_PRECISION_FP8;
@@ -289,6 +290,10 @@ int main(void)
 
     test_trace("fp32");
     test_trace("bf16");
+    /* The emulator then has what Hopper's kernels need. */
+    setenv("EMULATED_CAPABILITY", "90", 1);
+    test_trace("bf16");
+    unsetenv("EMULATED_CAPABILITY");
     test_frames();
     test_refusals();
     return tap_done();

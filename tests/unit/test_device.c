@@ -30,17 +30,22 @@ static void write_log(void *cookie, enum CausvidLogLevel level,
     }
 }
 
-static CvBackend *open_cuda(CvLog *log, int float32)
+static CvBackend *open_with(CvLog *log, const CvCudaSettings *settings)
 {
-    CvCudaSettings settings = { .abi = CV_CUDA_ABI, .float32 = float32 };
     char why[CV_WHY_SIZE];
     CvBackend *b;
 
-    if (cv_device_open(&b, &settings, why, log) < 0)
+    if (cv_device_open(&b, settings, why, log) < 0)
         tap_bail("the emulated backend does not open: %s", why);
     if (cv_enter(b) < 0)
         tap_bail("it cannot be entered");
     return b;
+}
+
+static CvBackend *open_cuda(CvLog *log, int float32)
+{
+    return open_with(log, &(CvCudaSettings){ .abi = CV_CUDA_ABI,
+                                             .float32 = float32 });
 }
 
 static void *need(void *memory)
@@ -114,16 +119,17 @@ static void test_transfers(CvLog *log, int float32)
 
 /* ---- linears ---- */
 
-/* out = epilogue(x weight^T + bias) on backend b, to the host. */
+/* epilogue(x weight^T + bias) on backend b as `type`, to the host. */
 static void run_linear(CvBackend *b, const int64_t size[3],
-                       CvEpilogue epilogue, const float *numbers, float *out)
+                       CvEpilogue epilogue, CvType type, const float *numbers,
+                       float *out)
 {
     const int64_t n = size[0], i = size[1], o = size[2];
     CvTensor x = put(b, CV_TENSOR(NULL, b->activation, n, i), numbers);
     CvTensor w = put(b, CV_TENSOR(NULL, b->weight, o, i), numbers + n * i);
     CvTensor bias = put(b, CV_TENSOR(NULL, CV_F32, o), numbers + 1);
     CvTensor mod = put(b, CV_TENSOR(NULL, CV_F32, 2, 1, o), numbers + 7);
-    CvTensor y = put(b, CV_TENSOR(NULL, CV_F32, n, o), numbers + 3);
+    CvTensor y = put(b, CV_TENSOR(NULL, type, n, o), numbers + 3);
     CvTensor *all[] = { &x, &w, &bias, &mod, &y };
     CvLinear a = { .out = &y, .x = &x, .weight = &w, .bias = &bias,
                    .epilogue = epilogue };
@@ -152,8 +158,8 @@ static void test_linear_pieces(CvLog *log)
     if (cv_cpu_open(&cpu, 1, log) < 0)
         tap_bail("no CPU backend");
     for (size_t k = 0; k < sizeof(kinds) / sizeof(*kinds); k++) {
-        run_linear(cuda, size, kinds[k], numbers, got);
-        run_linear(cpu, size, kinds[k], numbers, want);
+        run_linear(cuda, size, kinds[k], CV_F32, numbers, got);
+        run_linear(cpu, size, kinds[k], CV_F32, numbers, want);
         ok(difference(got, want, n) <= 3e-6, "a linear in pieces of rows, "
            "epilogue %d: %.1e", (int)kinds[k], difference(got, want, n));
     }
@@ -179,8 +185,8 @@ static void test_many_plans(CvLog *log)
             const int64_t size[3] = { 1 + k % 16, 1 + k / 16, 1 + k % 7 };
             const int64_t n = size[0] * size[2];
 
-            run_linear(cuda, size, CV_EPI_ADD, numbers, got);
-            run_linear(cpu, size, CV_EPI_ADD, numbers, want);
+            run_linear(cuda, size, CV_EPI_ADD, CV_F32, numbers, got);
+            run_linear(cpu, size, CV_EPI_ADD, CV_F32, numbers, want);
             worst = fmax(worst, difference(got, want, n));
         }
     }
@@ -189,6 +195,34 @@ static void test_many_plans(CvLog *log)
     cv_leave(cuda);
     cuda->close(&cuda);
     cpu->close(&cpu);
+}
+
+/* With round_biases the library adds biases as bf16: one more rounding, of a
+ * number of the size of the result. */
+static void test_round_biases(CvLog *log)
+{
+    static const CvEpilogue kinds[] = { CV_EPI_NONE, CV_EPI_GELU, CV_EPI_ADD };
+    const int64_t size[3] = { 40, 24, 56 };
+    CvCudaSettings settings = { .abi = CV_CUDA_ABI, .round_biases = 1 };
+    CvBackend *exact = open_cuda(log, 0), *rounded;
+    float *numbers = make_numbers(4096, 8);
+    float got[40 * 56], want[40 * 56];
+
+    rounded = open_with(log, &settings);
+    for (size_t k = 0; k < sizeof(kinds) / sizeof(*kinds); k++) {
+        double error;
+
+        run_linear(rounded, size, kinds[k], CV_BF16, numbers, got);
+        run_linear(exact, size, kinds[k], CV_BF16, numbers, want);
+        error = difference(got, want, 40 * 56);
+        ok(error > 0 && error < 4e-3, "biases as bf16, epilogue %d: %.1e",
+           (int)kinds[k], error);
+    }
+    free(numbers);
+    cv_leave(rounded);
+    cv_leave(exact);
+    rounded->close(&rounded);
+    exact->close(&exact);
 }
 
 /* ---- pictures ---- */
@@ -272,6 +306,7 @@ int main(void)
     test_transfers(&log, 0);
     test_linear_pieces(&log);
     test_many_plans(&log);
+    test_round_biases(&log);
     test_large_pictures(&log);
     ok(!lines.n_errors, "no error was logged: %s", lines.error);
     cv_log_free(&log);

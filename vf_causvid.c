@@ -79,7 +79,8 @@ typedef struct CausvidSourceContext {
     float *timesteps;      ///< array option: must be followed by its count
     unsigned nb_timesteps;
     float shift, guidance;
-    int sampler, precision, device, threads;
+    int sampler, precision, device, gpu, threads;
+    int64_t vram;          ///< bytes; 0: what is free
 
     /* state */
     CausvidContext *cv;
@@ -410,6 +411,8 @@ static int open_model(AVFilterContext *ctx)
     settings.variant      = s->variant;
     settings.precision    = s->precision;
     settings.device       = s->device;
+    settings.gpu          = s->gpu;
+    settings.vram_bytes   = s->vram;
     settings.threads      = s->threads;
     settings.log          = log_line;
     settings.cookie       = ctx;
@@ -646,14 +649,16 @@ static const AVOption causvid_options[] = {
     CONSTANT("unipc", "UniPC of order 2, as in Wan", CAUSVID_SAMPLER_UNIPC, "sampler"),
     CONSTANT("flowmatch_causvid", "Euler steps on CausVid's fixed sigmas", CAUSVID_SAMPLER_FLOWMATCH, "sampler"),
     { "precision", "set arithmetic of the networks", OFFSET(precision), AV_OPT_TYPE_INT, { .i64 = CAUSVID_PRECISION_AUTO }, CAUSVID_PRECISION_AUTO, CAUSVID_PRECISION_FP8, FLAGS, .unit = "precision" },
-    CONSTANT("auto", "what suits the device", CAUSVID_PRECISION_AUTO, "precision"),
+    CONSTANT("auto", "fp32 on the CPU, bf16 on a GPU", CAUSVID_PRECISION_AUTO, "precision"),
     CONSTANT("fp32", "32-bit floats", CAUSVID_PRECISION_FP32, "precision"),
     CONSTANT("bf16", "bfloat16, needs a GPU", CAUSVID_PRECISION_BF16, "precision"),
-    CONSTANT("fp8", "8-bit floats, needs a GPU", CAUSVID_PRECISION_FP8, "precision"),
+    CONSTANT("fp8", "8-bit floats (not in this version)", CAUSVID_PRECISION_FP8, "precision"),
     { "device", "set where the networks run", OFFSET(device), AV_OPT_TYPE_INT, { .i64 = CAUSVID_DEVICE_AUTO }, CAUSVID_DEVICE_AUTO, CAUSVID_DEVICE_CUDA, FLAGS, .unit = "device" },
     CONSTANT("auto", "a GPU where it can be used, else the CPU", CAUSVID_DEVICE_AUTO, "device"),
     CONSTANT("cpu", "the CPU", CAUSVID_DEVICE_CPU, "device"),
     CONSTANT("cuda", "an NVIDIA GPU", CAUSVID_DEVICE_CUDA, "device"),
+    { "gpu", "set the number of the GPU", OFFSET(gpu), AV_OPT_TYPE_INT, { .i64 = 0 }, 0, 1023, FLAGS },
+    { "vram", "set the most GPU memory to take, in bytes, 0: what is free", OFFSET(vram), AV_OPT_TYPE_INT64, { .i64 = 0 }, 0, INT64_MAX, FLAGS },
     { "threads", "set number of CPU threads, 0: one for each core", OFFSET(threads), AV_OPT_TYPE_INT, { .i64 = 0 }, 0, 1024, FLAGS },
     { NULL }
 };

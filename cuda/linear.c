@@ -226,7 +226,7 @@ static cublasStatus_t choose(CvCuda *cuda, Plan *plan)
                                            &n);
     if (preference)
         cublasLtMatmulPreferenceDestroy(preference);
-    if (s == CUBLAS_STATUS_NOT_SUPPORTED)
+    if (s == CUBLAS_STATUS_NOT_SUPPORTED || s == CUBLAS_STATUS_INVALID_VALUE)
         return CUBLAS_STATUS_SUCCESS;
     plan->algo   = found.algo;
     plan->usable = n > 0 && found.state == CUBLAS_STATUS_SUCCESS;

@@ -228,7 +228,8 @@ static void tell_start(const CvPipeline *p)
     char frames[32];
 
     cv_log(p->log, CAUSVID_LOG_INFO, "%s (%s): %dx%d, %s frames, %d steps of "
-           "%s, guidance %g, seed %lld, %s with %s, peak memory %.0f MB", g->model->recipe.name,
+           "%s, guidance %g, seed %lld, %s with %s, peak memory %.0f MB",
+           g->model->recipe.name,
            cv_variant_name(g->model->recipe.variant), clip->width,
            clip->height, or_all(clip->frames, frames), clip->schedule.steps,
            cv_sampler_name(clip->schedule.sampler), clip->guidance,

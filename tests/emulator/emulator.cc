@@ -22,7 +22,8 @@
 #include "emulator.h"
 #include "device_memory.h"
 
-#ifndef __x86_64__
+#if !defined(__x86_64__) || defined(EMULATOR_UCONTEXT)
+#define USE_UCONTEXT 1
 #include <ucontext.h>
 #endif
 
@@ -65,7 +66,7 @@ struct Copy {
 struct Coroutine {
     void *sp;
     void *stack;
-#ifndef __x86_64__
+#ifdef USE_UCONTEXT
     ucontext_t context;
 #endif
 #ifdef HAVE_ASAN
@@ -114,6 +115,9 @@ static const char *kernel_name;
 static void (*kernel)(void *);
 static void *kernel_cookie;
 static uint64_t order_seed, random_state;
+/* Of the linker: variables that are __shared__; NULL when there are none. */
+extern char __start_cv_shared[] __attribute__((weak, visibility("hidden")));
+extern char __stop_cv_shared[] __attribute__((weak, visibility("hidden")));
 static uint8_t *shared_end; /* where the guarded page begins */
 static uint8_t *shared;
 static size_t shared_bytes;
@@ -227,7 +231,7 @@ static void diverged(void)
 
 static void coroutine_main(void);
 
-#ifdef __x86_64__
+#ifndef USE_UCONTEXT
 extern "C" void emulator_switch(void **save, void *load);
 asm(".text\n"
     ".p2align 4\n"
@@ -265,7 +269,7 @@ static void make_coroutine(Coroutine *c)
     c->stack_bottom = c->stack;
     c->stack_bytes = STACK_BYTES;
 #endif
-#ifdef __x86_64__
+#ifndef USE_UCONTEXT
     void **sp = (void **)((uint8_t *)c->stack + STACK_BYTES) - 2;
 
     /* The return address leaves the stack as a call would. */
@@ -310,7 +314,7 @@ static void switch_to(Coroutine *next)
     __sanitizer_start_switch_fiber(&self->fake_stack, next->stack_bottom,
                                    next->stack_bytes);
 #endif
-#ifdef __x86_64__
+#ifndef USE_UCONTEXT
     emulator_switch(&self->sp, next->sp);
 #else
     swapcontext(&self->context, &next->context);
@@ -517,6 +521,9 @@ static void make_shared(void)
 
 static void run_block(size_t slack)
 {
+    if (__start_cv_shared)
+        memset(__start_cv_shared, 0xff,
+               (size_t)(__stop_cv_shared - __start_cv_shared));
     memset(shared, 0xff, shared_bytes);
     memset(shared + shared_bytes, CANARY, slack);
     memset(warps, 0, sizeof(warps));

@@ -92,7 +92,9 @@ enum { warpSize = 32 };
 #define __device__
 #define __host__
 #define __constant__
-#define __shared__ static
+/* In a section of its own, which holds NaNs when a block begins. (gcc leaves
+ * those of templates where other variables are.) */
+#define __shared__ static __attribute__((section("cv_shared")))
 #define __grid_constant__
 #define __launch_bounds__(...)
 #define __forceinline__ inline __attribute__((always_inline))

@@ -244,8 +244,8 @@ static uint64_t hash(const Key *key)
 }
 
 /* The plan of a product, made when it is asked for first. When its places are
- * taken, the one that was not used for longest makes room. */
-static cublasStatus_t find_plan(Plan **found, CvCuda *cuda, const Product *p)
+ * taken, the one that was not used for longest makes room. NULL: *status. */
+static Plan *find_plan(cublasStatus_t *status, CvCuda *cuda, const Product *p)
 {
     struct CvCudaBlas *blas = cuda->blas;
     const Key key = {
@@ -256,7 +256,6 @@ static cublasStatus_t find_plan(Plan **found, CvCuda *cuda, const Product *p)
                    p->bias ? alignment(p->bias) : 0 },
     };
     const uint64_t first = hash(&key);
-    cublasStatus_t s;
     Plan *oldest = NULL;
 
     for (unsigned i = 0; i < PROBES; i++) {
@@ -264,24 +263,22 @@ static cublasStatus_t find_plan(Plan **found, CvCuda *cuda, const Product *p)
 
         if (plan->used && !memcmp(&plan->key, &key, sizeof(key))) {
             plan->used = ++blas->clock;
-            *found = plan;
-            return CUBLAS_STATUS_SUCCESS;
+            return plan;
         }
         if (!oldest || plan->used < oldest->used)
             oldest = plan;
     }
     free_plan(oldest);
     oldest->key = key;
-    s = describe(oldest, p);
-    if (!s)
-        s = choose(cuda, oldest);
-    if (s) {
+    *status = describe(oldest, p);
+    if (!*status)
+        *status = choose(cuda, oldest);
+    if (*status) {
         free_plan(oldest);
-        return s;
+        return NULL;
     }
     oldest->used = ++blas->clock;
-    *found = oldest;
-    return CUBLAS_STATUS_SUCCESS;
+    return oldest;
 }
 
 /* ENOSYS, not logged: the library has no kernel for it. */
@@ -289,13 +286,14 @@ static int multiply(CvCuda *cuda, const Product *p)
 {
     struct CvCudaBlas *blas = cuda->blas;
     const float alpha = 1, beta = p->c ? 1 : 0;
-    cublasStatus_t s;
-    Plan *plan;
+    cublasStatus_t s = CUBLAS_STATUS_SUCCESS;
+    Plan *plan = find_plan(&s, cuda, p);
 
-    s = find_plan(&plan, cuda, p);
-    if (!s && !plan->usable)
+    if (!plan)
+        return blas_error(cuda, s);
+    if (!plan->usable)
         return CAUSVID_ERR(ENOSYS);
-    if (!s && p->bias)
+    if (p->bias)
         s = set_bias(plan, p->bias);
     if (!s)
         s = cublasLtMatmul(blas->handle, plan->desc, &alpha, p->weight,

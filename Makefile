@@ -303,9 +303,9 @@ run-check: all tests
 .PHONY: check-gpu
 ifeq ($(HAVE_CUDA),1)
 check-gpu: export CAUSVID_CUDA_MODULE = $(abspath $(CUDA_MODULE))
-check-gpu: all $(BUILD)/tests/ops/test_ops
+check-gpu: all $(BUILD)/tests/ops/test_ops $(BUILD)/tests/model/test_cuda
 	@$(BUILD)/tests/ops/test_ops --probe
-	@$(PROVE) --exec '' $(BUILD)/tests/ops/test_ops :: --gpu
+	@$(PROVE) --exec '' $(filter %/test_ops %/test_cuda,$^) :: --gpu
 else
 check-gpu:
 	@echo "make $@: this build has no CUDA backend; it takes" \

@@ -1,6 +1,6 @@
 /*
  * The whole engine on the CUDA backend, run by the emulator: every launch,
- * copy and product of a clip, without a GPU.
+ * copy and product of a clip, without a GPU. With --gpu on a real one.
  *
  * SPDX-License-Identifier: BSD-2-Clause
  *
@@ -190,8 +190,10 @@ static int difference(const uint8_t *a, const uint8_t *b)
     return largest;
 }
 
-static void test_frames(void)
+static void test_frames(int gpu)
 {
+    enum CausvidMemory planes = gpu ? CAUSVID_MEMORY_HOST
+                                    : CAUSVID_MEMORY_CUDA;
     static uint8_t cpu[FRAMES * BYTES], host[FRAMES * BYTES];
     static uint8_t again[FRAMES * BYTES];
     CausvidContext *cv;
@@ -208,20 +210,20 @@ static void test_frames(void)
     make_clip(cv, &lines, host, CAUSVID_MEMORY_HOST, 0);
     ok(difference(cpu, host) <= 1, "float32 shows what the CPU shows "
        "(differences of at most %d)", difference(cpu, host));
-    make_clip(cv, &lines, again, CAUSVID_MEMORY_CUDA, 0);
-    ok(!memcmp(host, again, sizeof(host)), "a second clip, into planes of the "
-       "device: the same bytes");
+    make_clip(cv, &lines, again, planes, 0);
+    ok(!memcmp(host, again, sizeof(host)), "a second clip%s: the same bytes",
+       gpu ? "" : ", into planes of the device");
     causvid_close(&cv);
 
     cv = open_model(&lines, CAUSVID_DEVICE_AUTO, CAUSVID_PRECISION_AUTO);
     causvid_get_info(cv, &info);
     is_str(info.backend, "cuda");
     make_clip(cv, &lines, host, CAUSVID_MEMORY_HOST, 3);
-    ok(strstr(lines.info, "emulated, bf16") != NULL, "device=auto takes the "
+    ok(strstr(lines.info, gpu ? ", bf16" : "emulated, bf16"), "device=auto takes the "
        "GPU: %s", lines.info);
     ok(difference(cpu, host) <= 40, "bf16 shows nearly that (differences of "
        "at most %d)", difference(cpu, host));
-    make_clip(cv, &lines, again, CAUSVID_MEMORY_CUDA, 0);
+    make_clip(cv, &lines, again, planes, 0);
     ok(!memcmp(host, again, sizeof(host)), "and the same bytes a second time");
     is_int(lines.n_errors, 0);
     causvid_close(&cv);
@@ -283,23 +285,30 @@ static void test_refusals(void)
     setenv("CAUSVID_CUDA_MODULE", module, 1);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    int gpu = argc > 1 && !strcmp(argv[1], "--gpu");
+
     src   = getenv("CAUSVID_SRC") ? getenv("CAUSVID_SRC") : ".";
     build = getenv("CAUSVID_BUILD") ? getenv("CAUSVID_BUILD") : "build";
     snprintf(model, sizeof(model), "%s/tests/model/fixtures/clip/model", src);
-    snprintf(module, sizeof(module), "%s/emulator/libcausvid_cuda.so", build);
+    snprintf(module, sizeof(module), "%s/%s/libcausvid_cuda.so", build,
+             gpu ? "lib" : "emulator");
     if (access(module, R_OK))
         tap_bail("%s is missing: make tests", module);
     setenv("CAUSVID_CUDA_MODULE", module, 1);
 
     test_trace("fp32");
     test_trace("bf16");
+    if (gpu) {
+        test_frames(1);
+        return tap_done();
+    }
     /* The emulator then has what Hopper's kernels need. */
     setenv("EMULATED_CAPABILITY", "90", 1);
     test_trace("bf16");
     unsetenv("EMULATED_CAPABILITY");
-    test_frames();
+    test_frames(0);
     test_refusals();
     return tap_done();
 }

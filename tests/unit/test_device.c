@@ -5,14 +5,18 @@
  * SPDX-License-Identifier: BSD-2-Clause
  *
  * tests/ops has the operations; this has the sizes at which buffers of a fixed
- * size are filled more than once. The CPU backend is the reference.
+ * size are filled more than once. The CPU backend is the reference. And what
+ * the emulator, which does everything at once, cannot show: that the pipeline
+ * asks for frames to be drawn before it writes over them.
  */
 #include <math.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <unistd.h>
 
 #include "../tap.h"
 #include "device.h"
+#include "pipeline.h"
 
 typedef struct Lines {
     char error[1024];
@@ -287,6 +291,78 @@ static void test_large_pictures(CvLog *log)
     cpu->close(&cpu);
 }
 
+/* ---- who writes over frames that are being drawn ---- */
+
+static atomic_int asked, decodes, too_early;
+static int (*real_to_channels_last)(CvBackend *b, const CvTensor *out,
+                                    const CvTensor *x, const float *mul,
+                                    const float *add);
+
+static int note_reuse(CvBackend *b)
+{
+    (void)b;
+    atomic_store(&asked, 1);
+    return 0;
+}
+
+/* With this the decoding of a latent begins. */
+static int note_decode(CvBackend *b, const CvTensor *out, const CvTensor *x,
+                       const float *mul, const float *add)
+{
+    atomic_fetch_add(&decodes, 1);
+    if (!atomic_exchange(&asked, 0))
+        atomic_fetch_add(&too_early, 1);
+    return real_to_channels_last(b, out, x, mul, add);
+}
+
+static void test_reuse(CvLog *log)
+{
+    const char *src = getenv("CAUSVID_SRC");
+    static uint8_t rgb[3 * 48 * 32];
+    CausvidSettings settings;
+    CausvidClip args;
+    CausvidPicture pic = { .format = CAUSVID_FORMAT_RGB24, .width = 48,
+                           .height = 32, .data = { rgb },
+                           .stride = { 3 * 48 } };
+    CvPipeline *pipeline;
+    CvArena arena = { 0 };
+    CvBackend *b;
+    CvModel model;
+    CvOps ops;
+    char path[4200];
+    int frames = 0;
+
+    snprintf(path, sizeof(path), "%s/tests/model/fixtures/clip/model",
+             src ? src : ".");
+    causvid_default_settings(&settings);
+    causvid_default_clip(&args);
+    settings.model = path;
+    args.prompt = "a cat";
+    args.width  = 48;
+    args.height = 32;
+    args.frames = 45; /* twelve latents, six slots for their frames */
+    if (cv_cpu_open(&b, 1, log) < 0)
+        tap_bail("no CPU backend");
+    ops = *b->ops;
+    real_to_channels_last = ops.to_channels_last;
+    ops.reuse_frames = note_reuse;
+    ops.to_channels_last = note_decode;
+    b->ops = &ops;
+    if (cv_model_open(&model, &settings, b, log) < 0 ||
+        cv_pipeline_start(&pipeline, &model, &arena, &args, NULL, NULL) < 0)
+        tap_bail("the fixture model does not run");
+    while (!cv_pipeline_read(pipeline, &pic))
+        frames++;
+    is_int(frames, 45);
+    is_int(atomic_load(&decodes), 12);
+    is_int(atomic_load(&too_early), 0);
+    atomic_store(&asked, 0);
+    cv_pipeline_stop(&pipeline);
+    ok(atomic_load(&asked), "also before the clip's memory is another's");
+    cv_arena_free(&arena);
+    cv_model_close(&model);
+}
+
 int main(void)
 {
     const char *build = getenv("CAUSVID_BUILD");
@@ -308,6 +384,7 @@ int main(void)
     test_many_plans(&log);
     test_round_biases(&log);
     test_large_pictures(&log);
+    test_reuse(&log);
     ok(!lines.n_errors, "no error was logged: %s", lines.error);
     cv_log_free(&log);
     return tap_done();

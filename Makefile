@@ -139,11 +139,13 @@ $(CUDA_MODULE): $(CUDA_OBJ) $(SHARED_OBJ)
 EMULATED_OBJ := $(patsubst %,$(BUILD)/emulator/obj/%.o,$(CUDA_SRC) \
     $(filter-out tests/emulator/test_%,$(wildcard tests/emulator/*.cc)))
 EMULATED_MODULE := $(BUILD)/emulator/libcausvid_cuda.so
-# Warnings about pragmas for nvcc and loops that clang does not unroll are off.
+# Warnings about pragmas for nvcc, loops that clang does not unroll and an old
+# ABI are off.
 # A GPU refuses addresses that are not multiples of a vector's size: here a
 # trap does.
 EMULATE = -DCV_EMULATE -Icuda -Itests/emulator $(CPPFLAGS)
 EMULATE_CXX = $(EMULATE) $(CXXFLAGS) -O2 -Wno-unknown-pragmas -Wno-pass-failed \
+    -Wno-psabi \
     $(if $(filter release debug,$(MODE)), \
         -fsanitize=alignment -fsanitize-undefined-trap-on-error)
 

@@ -102,6 +102,22 @@ uint3 threadIdx, blockIdx;
 dim3 blockDim(0, 0, 0), gridDim(0, 0, 0);
 EmulatorCounts emulator_counts;
 
+/* With EMULATOR_COUNTS in the environment: the counts at the end. */
+static struct Report {
+    ~Report()
+    {
+        const EmulatorCounts *c = &emulator_counts;
+
+        if (getenv("EMULATOR_COUNTS"))
+            fprintf(stderr, "# emulator: %lld launches, %lld blocks, %lld "
+                    "switches, %lld mma, %lld ldmatrix with %lld bank "
+                    "conflicts\n", (long long)c->launches,
+                    (long long)c->blocks, (long long)c->switches,
+                    (long long)c->mmas, (long long)c->ldmatrices,
+                    (long long)c->bank_conflicts);
+    }
+} report;
+
 /* One launch at a time: the variables above and below are its own. */
 static std::mutex launching;
 static Coroutine host, coroutines[MAX_THREADS];

@@ -28,7 +28,8 @@ typedef struct Picture {
     int bits, shift;  /* of a sample; shift: P010's low zeros */
     int half;         /* 4:2:0 */
     int interleaved;  /* Cb and Cr share plane 1 */
-    int packed;       /* R, G, B share plane 0 */
+    int packed;       /* bytes of a pixel where R, G, B share plane 0 */
+    int swapped;      /* B, G, R there; a fourth byte is 255 */
     double top;       /* largest code */
     double y_base, y_scale, c_base, c_scale;
 } Picture;
@@ -147,10 +148,13 @@ rgb_picture_kernel(const __grid_constant__ Picture p)
 #pragma unroll
     for (int i = 0; i < 3; i++) {
         int plane = p.packed ? 0 : i == 0 ? 2 : i - 1; /* GBR */
+        int place = p.swapped ? 2 - i : i;
 
-        store(p, plane, y, p.packed ? 3 * x + i : x, 0, 255,
+        store(p, plane, y, p.packed ? p.packed * x + place : x, 0, 255,
               level(p.rgb[(y * p.w + x) * 3 + i]));
     }
+    if (p.packed == 4)
+        store(p, 0, y, 4 * x + 3, 255, 0, 0);
 }
 
 int cv_cuda_draw_picture(CvCuda *cuda, const CvTensor *frame,
@@ -187,7 +191,13 @@ int cv_cuda_draw_picture(CvCuda *cuda, const CvTensor *frame,
     case CAUSVID_FORMAT_YUV444P:
         break;
     case CAUSVID_FORMAT_RGB24:
-        p.packed = 1;
+        p.packed = 3;
+        rgb = 1;
+        break;
+    case CAUSVID_FORMAT_RGB0:
+    case CAUSVID_FORMAT_BGR0:
+        p.packed = 4;
+        p.swapped = planes->format == CAUSVID_FORMAT_BGR0;
         rgb = 1;
         break;
     case CAUSVID_FORMAT_GBRP:

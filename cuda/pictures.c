@@ -35,6 +35,8 @@ static const struct Format {
     [CAUSVID_FORMAT_P010]      = { 2, 1, { 2, 4 } },
     [CAUSVID_FORMAT_GBRP]      = { 3, 0, { 1, 1, 1 } },
     [CAUSVID_FORMAT_RGB24]     = { 1, 0, { 3 } },
+    [CAUSVID_FORMAT_RGB0]      = { 1, 0, { 4 } },
+    [CAUSVID_FORMAT_BGR0]      = { 1, 0, { 4 } },
 };
 
 /* A plane of a picture of w x h: bytes a row that are used, and rows. */

@@ -124,7 +124,9 @@ enum CausvidFormat {
     CAUSVID_FORMAT_YUV420P10, /**< 3 planes of 16-bit little endian words */
     CAUSVID_FORMAT_P010,      /**< as NV12, 10 bits in the high bits of words */
     CAUSVID_FORMAT_GBRP,      /**< 3 planes in the order G, B, R; full range */
-    CAUSVID_FORMAT_RGB24      /**< 1 plane, packed R G B; full range */
+    CAUSVID_FORMAT_RGB24,     /**< 1 plane, packed R G B; full range */
+    CAUSVID_FORMAT_RGB0,      /**< 1 plane, packed R G B 255; full range */
+    CAUSVID_FORMAT_BGR0       /**< 1 plane, packed B G R 255; full range */
 };
 
 /** What kind of memory the planes of a picture lie in. */

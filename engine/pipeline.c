@@ -337,6 +337,8 @@ static int check_picture(const CvPipeline *p, const CausvidPicture *pic)
         [CAUSVID_FORMAT_P010]      = { 2, 1, { 2, 4 } },
         [CAUSVID_FORMAT_GBRP]      = { 3, 0, { 1, 1, 1 } },
         [CAUSVID_FORMAT_RGB24]     = { 1, 0, { 3 } },
+        [CAUSVID_FORMAT_RGB0]      = { 1, 0, { 4 } },
+        [CAUSVID_FORMAT_BGR0]      = { 1, 0, { 4 } },
     };
 
     if (pic->memory != CAUSVID_MEMORY_HOST &&

@@ -91,15 +91,29 @@ static void write_yuv(const Picture *p, int half, int interleaved)
     }
 }
 
-static void write_rgb(const Picture *p, int packed)
+static void write_gbrp(const Picture *p)
 {
-    static const int plane[3] = { 2, 0, 1 }; /* of R, G, B in GBR planes */
+    static const int plane[3] = { 2, 0, 1 }; /* of R, G, B */
 
     for (int64_t y = 0; y < p->h; y++)
         for (int64_t x = 0; x < p->w; x++)
             for (int i = 0; i < 3; i++)
-                store(p, packed ? 0 : plane[i], y, packed ? 3 * x + i : x,
+                store(p, plane[i], y, x,
                       255 * level(p->rgb[(y * p->w + x) * 3 + i]));
+}
+
+/* Pixels of `bytes`, 3 or 4; a fourth one is 255, which as alpha is opaque. */
+static void write_packed(const Picture *p, int bytes, int bgr)
+{
+    for (int64_t y = 0; y < p->h; y++) {
+        for (int64_t x = 0; x < p->w; x++) {
+            for (int i = 0; i < 3; i++)
+                store(p, 0, y, bytes * x + (bgr ? 2 - i : i),
+                      255 * level(p->rgb[(y * p->w + x) * 3 + i]));
+            if (bytes == 4)
+                store(p, 0, y, 4 * x + 3, 255);
+        }
+    }
 }
 
 int cv_cpu_to_picture(CvBackend *b, const CvPictureArgs *a)
@@ -136,10 +150,14 @@ int cv_cpu_to_picture(CvBackend *b, const CvPictureArgs *a)
         write_yuv(&p, 0, 0);
         break;
     case CAUSVID_FORMAT_GBRP:
-        write_rgb(&p, 0);
+        write_gbrp(&p);
         break;
     case CAUSVID_FORMAT_RGB24:
-        write_rgb(&p, 1);
+        write_packed(&p, 3, 0);
+        break;
+    case CAUSVID_FORMAT_RGB0:
+    case CAUSVID_FORMAT_BGR0:
+        write_packed(&p, 4, a->pic->format == CAUSVID_FORMAT_BGR0);
         break;
     default:
         return cv_fail(b->log, EINVAL, "to_picture: unknown format %d",

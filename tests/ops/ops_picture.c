@@ -38,6 +38,10 @@ static const Layout layouts[] = {
       { 0, 0, 0 }, 1 },
     { CAUSVID_FORMAT_RGB24, 1, 8, 0, 0, { 3, 0, 0 }, { 0, 0, 0 },
       { 0, 1, 2 }, 1 },
+    { CAUSVID_FORMAT_RGB0, 1, 8, 0, 0, { 4, 0, 0 }, { 0, 0, 0 },
+      { 0, 1, 2 }, 1 },
+    { CAUSVID_FORMAT_BGR0, 1, 8, 0, 0, { 4, 0, 0 }, { 0, 0, 0 },
+      { 2, 1, 0 }, 1 },
 };
 enum { N_LAYOUTS = sizeof(layouts) / sizeof(layouts[0]) };
 
@@ -125,6 +129,26 @@ static void check_plane(Env *e, const Job *j, int i)
     }
 }
 
+/* The fourth byte of a packed pixel is 255. */
+static void check_opaque(Env *e, const Job *j)
+{
+    if (j->layout->step[0] != 4)
+        return;
+    for (int64_t y = 0; y < j->h; y++) {
+        const uint8_t *row = (const uint8_t *)j->pic.data[0] +
+                             y * j->pic.stride[0];
+
+        for (int64_t x = 0; x < j->w; x++) {
+            if (row[4 * x + 3] != 255) {
+                fail(e, "to_picture format %d: byte 3 of the pixel at (%lld, "
+                     "%lld) is %d", j->layout->format, (long long)x,
+                     (long long)y, row[4 * x + 3]);
+                return;
+            }
+        }
+    }
+}
+
 /* Bytes outside of the rows must be as they were; rows are cleared first. */
 static void check_guards(Env *e, Job *j)
 {
@@ -196,6 +220,7 @@ static void picture_case(Env *e, const Layout *l, int64_t w, int64_t h,
         called(e, cv_to_picture(e->b, &args), "to_picture");
         for (int i = 0; i < 3; i++)
             check_plane(e, &j, i);
+        check_opaque(e, &j);
         for (int p = 0; p < l->planes; p++)
             add_to_hash(e, j.memory[p], j.bytes[p]);
         check_guards(e, &j);

@@ -74,8 +74,8 @@ def load_nets(folders, vocabulary, device):
 
 # ------------------------------------------------------ latents in memory
 
-def draw(rng, count, frames, device):
-    scenes = [data.sample_scene(rng) for _ in range(count)]
+def draw(rng, count, frames, device, scene=data.sample_scene):
+    scenes = [scene(rng) for _ in range(count)]
     return scenes, data.render(scenes, frames, device=device)
 
 
@@ -88,7 +88,7 @@ class Latents:
 
     def __init__(self, vae, stats, tokenizer, count, device, seconds=1e9,
                  captions=3, chunk=32, seed=machine.SEED, latents=21,
-                 keep=None):
+                 keep=None, scene=data.sample_scene):
         begin = time.time()
         seed += 1000 * machine.rank()
         path = keep and os.path.join(keep, f"latents-{latents}-{seed}.pt")
@@ -98,7 +98,7 @@ class Latents:
         else:
             self.encode(vae, stats, tokenizer, count, device, seconds,
                         captions, chunk, random.Random(seed),
-                        4 * latents - 3)
+                        4 * latents - 3, scene)
             if path:
                 os.makedirs(keep, exist_ok=True)
                 torch.save((self.z, self.ids, self.counts, self.labels),
@@ -108,7 +108,7 @@ class Latents:
 
     @torch.no_grad()
     def encode(self, vae, stats, tokenizer, count, device, seconds, captions,
-               chunk, rng, frames):
+               chunk, rng, frames, scene):
         begin = time.time()
         shape = (stats["mean"].numel(), 1, 1, 1)
         mean, std = stats["mean"].view(shape), stats["std"].view(shape)
@@ -116,7 +116,7 @@ class Latents:
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         while len(labels) < count and time.time() - begin < seconds:
             scenes, clip = draw(rng, min(chunk, count - len(labels)), frames,
-                                device)
+                                device, scene)
             z = models.vae_encode(vae, clip, dtype)[0]
             parts.append(((z - mean) / std).to(torch.bfloat16))
             for scene in scenes:

@@ -28,16 +28,16 @@ NO_ROTATION = ("circle", "ring")      # a turn of these cannot be seen
 # transformer cannot give them a shape, and where they are and how fast they
 # move varies little: what the prompt leaves open has to be decided in the
 # first of four steps.
-RADIUS = (20, 30)
-RADIUS_ROTATING = (24, 32)
-RADIUS_TWO_ROWS = (15, 21)
-RADIUS_TWO_COLUMNS = (15, 22)
-SPEED = (16, 28)
+RADIUS = (22, 29)
+RADIUS_ROTATING = (25, 31)
+RADIUS_TWO_ROWS = (16, 21)
+RADIUS_TWO_COLUMNS = (16, 22)
+SPEED = (18, 26)
 
 # Radii of growing and shrinking objects, and how long one ramp lasts.
-RAMP = (12.0, 38.0)
-RAMP_TWO = (11.0, 24.0)
-RAMP_SECONDS = (4.5, 5.5)
+RAMP = (15.0, 40.0)
+RAMP_TWO = (13.0, 25.0)
+RAMP_SECONDS = (4.8, 5.3)
 
 # Two objects keep apart: stacked in two rows when one moves sideways, else
 # side by side. The first object named is the upper or the left one.
@@ -80,7 +80,7 @@ def place(rng, triple, where, spread, radius, ramp):
     speed = rng.uniform(*SPEED)
     # Most ramps start near their beginning, so that a clip shows one long
     # growth; the others show that a ramp starts again.
-    phase = rng.uniform(0, 0.1) if rng.random() < 0.7 else rng.random()
+    phase = rng.uniform(0, 0.08) if rng.random() < 0.8 else rng.random()
     return {
         "colour": colour, "shape": shape, "motion": motion,
         "x": where[0] + rng.uniform(-spread[0], spread[0]),
@@ -89,8 +89,8 @@ def place(rng, triple, where, spread, radius, ramp):
         "vy": {"up": -speed, "down": speed}.get(motion, 0.0),
         "r": rng.uniform(*radius), "ramp": ramp, "phase": phase,
         "period": rng.uniform(*RAMP_SECONDS),
-        "angle": rng.uniform(-0.3, 0.3) if motion == "rotating" else 0.0,
-        "turn": rng.uniform(0.12, 0.3) if motion == "rotating" else 0.0,
+        "angle": rng.uniform(-0.2, 0.2) if motion == "rotating" else 0.0,
+        "turn": rng.uniform(0.15, 0.27) if motion == "rotating" else 0.0,
     }
 
 
@@ -101,7 +101,7 @@ def scene_one(rng, triple=None, background=None):
     radius = RADIUS_ROTATING if triple[2] == "rotating" else RADIUS
     centre = (WIDTH / 2, HEIGHT / 2)
     return {"background": background,
-            "objects": [place(rng, triple, centre, (20, 8), radius, RAMP)]}
+            "objects": [place(rng, triple, centre, (12, 6), radius, RAMP)]}
 
 
 def scene_two(rng, triples=None, background=None):
@@ -116,10 +116,10 @@ def scene_two(rng, triples=None, background=None):
         [c for c in COLOUR_NAMES if c not in taken])
     rows = any(t[2] in ("left", "right") for t in triples)
     if rows:
-        spots, spread = ((80, 24), (80, 72)), (24, 1.5)
+        spots, spread = ((80, 24), (80, 72)), (14, 1.5)
         radius = RADIUS_TWO_ROWS
     else:
-        spots, spread = ((40, 48), (120, 48)), (6, 8)
+        spots, spread = ((40, 48), (120, 48)), (5, 6)
         radius = RADIUS_TWO_COLUMNS
     return {"background": background,
             "objects": [place(rng, t, s, spread, radius, RAMP_TWO)

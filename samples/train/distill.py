@@ -288,8 +288,8 @@ def train(args, school, text, clock):
     since = 0.0, 0.0
     while clock.part() < 1:
         own = clock.part() >= args.own
-        # Two rounds of three on first blocks, which decide what is seen.
-        course = school.clip if own and clock.step % 3 == 2 else school.first
+        clip = own and clock.step % 4 < args.clip_rounds
+        course = school.clip if clip else school.first
         school.round(course, own, rate_factor(clock.part()))
         clock.step += 1
         machine.synchronise()
@@ -329,6 +329,9 @@ def arguments():
     args.add_argument("--prompts", type=int, default=60000)
     args.add_argument("--batch", type=int, default=256)
     args.add_argument("--frames", type=int, default=39)
+    args.add_argument("--clip-rounds", type=int, default=2,
+                      help="of four rounds so many are on clips, the others "
+                      "on first blocks, which decide what is seen")
     args.add_argument("--fill", type=int, default=4,
                       help="batches of new lessons in a round")
     args.add_argument("--use", type=int, default=4,

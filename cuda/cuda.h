@@ -76,6 +76,7 @@ int cv_cuda_download(CvBackend *b, float *dst, const CvTensor *src);
 int cv_cuda_zero(CvBackend *b, const CvTensor *t);
 int cv_cuda_copy(CvBackend *b, const CvTensor *dst, const CvTensor *src);
 int cv_cuda_finish(CvBackend *b);
+int cv_cuda_memory(CvBackend *b, int64_t *used);
 
 /* memory.c; its kernel is in reduce.cu: *bits (device, 0 before) becomes the
  * bits of the largest absolute value, above those of infinity with a NaN. */
@@ -129,6 +130,10 @@ int cv_cuda_epilogue(CvCuda *cuda, const CvLinear *a, int64_t row, int64_t n,
  * nearest even; *bad (device) is set to 1 where one is NaN or infinite. */
 int cv_cuda_cast(CvCuda *cuda, void *dst, CvType dst_type, const void *src,
                  CvType src_type, int64_t n, int *bad);
+
+/* random.cu */
+int cv_cuda_random(CvBackend *b, const CvTensor *dst, uint64_t seed,
+                   float scale);
 
 /* layout.cu */
 int cv_cuda_patchify(CvBackend *b, const CvTensor *out, const CvTensor *x);

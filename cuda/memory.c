@@ -276,6 +276,16 @@ int cv_cuda_finish(CvBackend *b)
                          "waiting for the GPU");
 }
 
+int cv_cuda_memory(CvBackend *b, int64_t *used)
+{
+    CvCuda *cuda = cv_cuda(b);
+    size_t available = 0, total = 0;
+    cudaError_t error = cudaMemGetInfo(&available, &total);
+
+    *used = (int64_t)(total - available);
+    return cv_cuda_check(cuda, error, "asking for the memory");
+}
+
 int cv_cuda_check_values(CvBackend *b, const CvTensor *t, float *largest)
 {
     CvCuda *cuda = cv_cuda(b);

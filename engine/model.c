@@ -155,6 +155,9 @@ int cv_model_open(CvModel *model, const CausvidSettings *settings,
     model->backend = backend;
     if (!wanted.model)
         wanted.model = default_model();
+    /* Which words a prompt has does not matter there, only their number. */
+    if (cv_random_is(wanted.model) && !wanted.tokenizer)
+        wanted.tokenizer = default_model();
     if (wanted.lora) {
         err = cv_fail(log, ENOSYS, "lora='%s': LoRA files are not supported "
                       "by this version; merge it into the transformer first",

@@ -48,6 +48,13 @@ static int null_upload(CvBackend *b, const CvTensor *dst, const void *src,
     return 0;
 }
 
+static int null_random(CvBackend *b, const CvTensor *dst, uint64_t seed,
+                       float scale)
+{
+    (void)b, (void)dst, (void)seed, (void)scale;
+    return 0;
+}
+
 static int null_zero(CvBackend *b, const CvTensor *t)
 {
     (void)b, (void)t;
@@ -79,6 +86,7 @@ int cv_null_open(CvBackend **backend, CvLog *log)
         .release = null_release,
         .upload  = null_upload,
         .zero    = null_zero,
+        .random  = null_random,
         .finish  = null_nothing,
         .enter   = null_nothing,
         .leave   = null_leave,

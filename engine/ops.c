@@ -77,9 +77,22 @@ int cv_copy(CvBackend *b, const CvTensor *dst, const CvTensor *src)
     RUN(copy)(b, dst, src);
 }
 
+int cv_random(CvBackend *b, const CvTensor *dst, uint64_t seed, float scale)
+{
+    CHECK(is_real(b, dst) || (dst->data && dst->type == b->weight));
+    CHECK(scale > 0 && scale < 1e30f);
+    RUN(random)(b, dst, seed, scale);
+}
+
 int cv_finish(CvBackend *b)
 {
     RUN(finish)(b);
+}
+
+int cv_memory(CvBackend *b, int64_t *used)
+{
+    *used = 0;
+    RUN(memory)(b, used);
 }
 
 int cv_check(CvBackend *b, const CvTensor *t, float *largest)

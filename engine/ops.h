@@ -150,8 +150,24 @@ typedef struct CvOps {
     int (*zero)(CvBackend *b, const CvTensor *t);
     int (*copy)(CvBackend *b, const CvTensor *dst, const CvTensor *src);
 
+    /* dst (float32, A or W) = random numbers in -scale..scale, the same on every
+     * backend and in every type: element i, counted through the tensor, is
+     *   z = seed + (i + 1) * 0x9e3779b97f4a7c15
+     *   z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9
+     *   z = (z ^ z >> 27) * 0x94d049bb133111eb
+     *   z = z ^ z >> 31            (SplitMix64; all modulo 2^64)
+     *   ((z >> 40) - 2^23) * step, step = scale * 2^-23, a product in float32
+     * rounded to bf16, nearest even. For models that are only measured. */
+    int (*random)(CvBackend *b, const CvTensor *dst, uint64_t seed,
+                  float scale);
+
     /* Wait until everything asked for so far is done. */
     int (*finish)(CvBackend *b);
+
+    /* *used = bytes of the memory that tensors are in. CPU: the most that this
+     * process ever had. GPU: what is taken now, by this process and by others,
+     * contexts and code included. 0 when it cannot be told. */
+    int (*memory)(CvBackend *b, int64_t *used);
 
     /* *largest = the largest absolute value of t (float32 or A), NaN when it
      * holds one; 0 for a tensor without elements. Waits for it. */
@@ -317,7 +333,9 @@ int cv_upload(CvBackend *b, const CvTensor *dst, const void *src, CvType type);
 int cv_download(CvBackend *b, float *dst, const CvTensor *src);
 int cv_zero(CvBackend *b, const CvTensor *t);
 int cv_copy(CvBackend *b, const CvTensor *dst, const CvTensor *src);
+int cv_random(CvBackend *b, const CvTensor *dst, uint64_t seed, float scale);
 int cv_finish(CvBackend *b);
+int cv_memory(CvBackend *b, int64_t *used);
 int cv_check(CvBackend *b, const CvTensor *t, float *largest);
 int cv_enter(CvBackend *b);  /* b may be NULL here and below */
 void cv_leave(CvBackend *b);

@@ -92,6 +92,29 @@ static int path_says(const char *path, const char *word)
     return 0;
 }
 
+/* What random weights are run with: the recipes that measurements of models of
+ * these shapes were published for. */
+static void random_recipe(CvRecipe *r, const CvDitSize *size,
+                          enum CausvidVariant variant)
+{
+    static const float causvid[] = { 1000, 757, 522 };
+    int causal = variant == CAUSVID_VARIANT_CAUSAL;
+
+    snprintf(r->source, sizeof(r->source), "name");
+    r->variant = causal ? variant : CAUSVID_VARIANT_BIDIRECTIONAL;
+    step_list(r, 0, 8, 3, causvid);
+    if (!causal && size->dim > 1536) {
+        r->sampler     = CAUSVID_SAMPLER_FLOWMATCH;
+        r->n_timesteps = 0;
+        r->steps       = 6;
+    }
+    if (size->dim < 1536) { /* of a model for tests */
+        r->width  = 64;
+        r->height = 48;
+        r->frames = 33;
+    }
+}
+
 /* The published recipes (checkpoints.md 7.3, 7.4), by words in the path. */
 static void detect(CvRecipe *r, const char *path, const CvDitSize *size,
                    enum CausvidVariant variant)
@@ -326,6 +349,8 @@ int cv_recipe_init(CvRecipe *recipe, const CvModelFiles *files,
                    cv_variant_name(recipe->variant));
             recipe->variant = variant;
         }
+    } else if (cv_random_is(files->transformer)) {
+        random_recipe(recipe, size, variant);
     } else {
         detect(recipe, files->transformer, size, variant);
     }

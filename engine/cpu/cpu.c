@@ -76,6 +76,23 @@ static int cpu_copy(CvBackend *b, const CvTensor *dst, const CvTensor *src)
     return 0;
 }
 
+/* VmHWM: the largest part of the process that was ever in memory. */
+static int cpu_memory(CvBackend *b, int64_t *used)
+{
+    FILE *file = fopen("/proc/self/status", "r");
+    unsigned long long kb = 0;
+    char line[128];
+
+    (void)b;
+    while (file && fgets(line, sizeof(line), file))
+        if (sscanf(line, "VmHWM: %llu kB", &kb) == 1)
+            break;
+    if (file)
+        fclose(file);
+    *used = (int64_t)kb * 1024;
+    return 0;
+}
+
 /* finish, enter, reuse_frames: every operation is done when it returns, and
  * any thread may ask for one. */
 static int cpu_nothing(CvBackend *b)
@@ -96,7 +113,9 @@ static const CvOps cpu_ops = {
     .download = cpu_download,
     .zero = cpu_zero,
     .copy = cpu_copy,
+    .random = cv_cpu_random,
     .finish = cpu_nothing,
+    .memory = cpu_memory,
     .check = cv_cpu_check,
     .enter = cpu_nothing,
     .leave = cpu_leave,

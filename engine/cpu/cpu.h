@@ -83,6 +83,10 @@ void cv_cpu_copy_rows(float *dst, int64_t dst_row, const float *src,
 int cv_cpu_upload(CvBackend *b, const CvTensor *dst, const void *src,
                   CvType src_type);
 
+/* random.c */
+int cv_cpu_random(CvBackend *b, const CvTensor *dst, uint64_t seed,
+                  float scale);
+
 /* linear.c, attention.c, conv.c */
 int cv_cpu_linear(CvBackend *b, const CvLinear *a);
 int cv_cpu_attention(CvBackend *b, const CvAttention *a);

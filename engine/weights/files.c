@@ -6,6 +6,7 @@
  * Three layouts are known: the diffusers folder (transformer/, text_encoder/,
  * vae/, tokenizer/), the official names side by side in one folder, and a
  * transformer file, whose companions lie beside it or are named by options.
+ * "random:NAME" is a model without files (random.c).
  * Sources: checkpoints.md 1.1, 1.2.
  */
 #include <stdio.h>
@@ -323,6 +324,20 @@ static int find_part(const Part *part, const char *option, const char *root,
     return err < 0 || path[0] ? err : not_found(part, root, log);
 }
 
+/* A model without files; its tokenizer is another one's. */
+static int find_random(CvModelFiles *f, const CausvidSettings *s,
+                       const char *model, CvLog *log)
+{
+    int err = cv_random_files(f, model, log);
+
+    if (!err && s->text_encoder)
+        err = find_named(&text_encoder, s->text_encoder, f->text_encoder,
+                         f->text_encoder_config, log);
+    if (!err && s->vae)
+        err = find_named(&vae, s->vae, f->vae, f->vae_config, log);
+    return err < 0 ? err : find_tokenizer(f, s, f->root, log);
+}
+
 int cv_files_find(CvModelFiles *f, const CausvidSettings *s, CvLog *log)
 {
     char model[CV_PATH_SIZE], parts[CV_PATH_SIZE];
@@ -334,6 +349,8 @@ int cv_files_find(CvModelFiles *f, const CausvidSettings *s, CvLog *log)
                        "path of a model's folder");
     if ((err = copy_path(model, s->model, "model", log)) < 0)
         return err;
+    if (cv_random_is(model))
+        return find_random(f, s, model, log);
     if ((err = exists(model, log)) < 0)
         return err;
     if (!err)

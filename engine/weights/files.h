@@ -25,12 +25,20 @@ typedef struct CvModelFiles {
     char recipe[CV_PATH_SIZE];             /* recipe.json or "" */
 } CvModelFiles;
 
-/* Find the parts of settings->model (diffusers folder, or official names in
- * one folder), or where text_encoder, vae and tokenizer say. ENOENT names the
- * part that is missing, where it was looked for, and the option that gives it.
+/* Find the parts of settings->model (diffusers folder, official names in one
+ * folder, or "random:NAME"), or where text_encoder, vae and tokenizer say.
+ * ENOENT names the part that is missing, where it was looked for, and the
+ * option that gives it.
  * Sources: checkpoints.md 1.1, 1.2. */
 int cv_files_find(CvModelFiles *files, const CausvidSettings *settings,
                   CvLog *log);
+
+/* Models of random weights, for measuring: "random:wan-1.3b" and so on.
+ * cv_random_is(): is it the name of one, or of one of its parts? There need not
+ * be one of that name. cv_random_files(): the parts. ENOENT. random.c */
+#define CV_RANDOM "random:"
+int cv_random_is(const char *path);
+int cv_random_files(CvModelFiles *files, const char *model, CvLog *log);
 
 /* What a folder holds that could be weights. */
 typedef struct CvFolder {

@@ -200,7 +200,8 @@ static int load_into(CvLoader *l, const CvTensor *t, CvLoadLayout layout,
     e->used = 1;
     if (l->backend->planning)
         return 0;
-    err = upload(l, t, e, layout);
+    err = l->weights->random ? cv_random_load(l, t, e)
+                             : upload(l, t, e, layout);
     if (err == CAUSVID_ERR(EILSEQ))
         return cv_fail(l->log, EILSEQ, "'%s': tensor %s holds a value that is "
                        "not a number, or infinite; get the file again, or "

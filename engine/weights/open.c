@@ -335,14 +335,44 @@ static CvWeights *new_weights(const char *path, CvLog *log)
     return w;
 }
 
+/* What all ways of opening end with. */
+static int opened(CvWeights **weights, CvWeights *w, int err, CvLog *log)
+{
+    char types[64];
+
+    if (err < 0) {
+        cv_weights_close(&w);
+        return err;
+    }
+    cv_weights_types(w, types, sizeof(types));
+    cv_log(log, CAUSVID_LOG_VERBOSE, "'%s': %lld tensors in %d file%s, %s",
+           w->path, (long long)w->n_entries, w->n_files,
+           w->n_files == 1 ? "" : "s", types);
+    *weights = w;
+    return 0;
+}
+
+static int open_random(CvWeights **weights, const char *path, CvLog *log)
+{
+    CvWeights *w = new_weights(path, log);
+    CvFile *file = w ? new_file(w, path, log) : NULL;
+    int err = CAUSVID_ERR(ENOMEM);
+
+    if (file && !(err = cv_random_read(w, file, log)))
+        err = cv_weights_sort(w, log);
+    return opened(weights, w, err, log);
+}
+
 int cv_weights_open(CvWeights **weights, const char *path, CvLog *log)
 {
-    char file[CV_PATH_SIZE], types[64];
+    char file[CV_PATH_SIZE];
     CvWeights *w;
     struct stat st;
     int err;
 
     *weights = NULL;
+    if (cv_random_is(path))
+        return open_random(weights, path, log);
     if (stat(path, &st) < 0)
         return cv_fail(log, errno == ENOENT || errno == ENOTDIR ? ENOENT : EIO,
                        "'%s' cannot be opened: %s", path, strerror(errno));
@@ -363,16 +393,7 @@ int cv_weights_open(CvWeights **weights, const char *path, CvLog *log)
         err = open_index(w, file, log);
     else if (!(err = map_file(w, file, log)))
         err = cv_weights_sort(w, log);
-    if (err < 0) {
-        cv_weights_close(&w);
-        return err;
-    }
-    cv_weights_types(w, types, sizeof(types));
-    cv_log(log, CAUSVID_LOG_VERBOSE, "'%s': %lld tensors in %d file%s, %s",
-           path, (long long)w->n_entries, w->n_files,
-           w->n_files == 1 ? "" : "s", types);
-    *weights = w;
-    return 0;
+    return opened(weights, w, err, log);
 }
 
 int cv_weights_open_memory(CvWeights **weights, const void *data, size_t size,

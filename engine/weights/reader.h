@@ -42,6 +42,7 @@ struct CvWeights {
     int64_t n_entries, room;
     CvKind kind;
     const char *layout;
+    int random;          /* the tensors have no data: random.c makes it */
 };
 
 typedef struct CvReader {
@@ -55,7 +56,13 @@ typedef struct CvReader {
 
 extern const CvReader cv_reader_safetensors;
 
-/* Add a tensor: type, dims and data set, data within the file. The name is
+/* random.c: models whose weights are random numbers, "random:NAME/PART" in
+ * place of a file. read: as of a CvReader; the file has a path only. load:
+ * fill t, which is in memory. */
+int cv_random_read(CvWeights *weights, const CvFile *file, CvLog *log);
+int cv_random_load(CvLoader *loader, const CvTensor *t, const CvEntry *e);
+
+/* Add a tensor: type, dims and data set, data within the file (NULL: random). The name is
  * copied. EILSEQ: an empty or overlong name, control characters. ENOMEM. */
 int cv_weights_add(CvWeights *weights, const CvFile *file, const char *name,
                    const CvTensor *tensor, CvLog *log);

@@ -21,7 +21,8 @@ typedef struct CvEntry {
     const char *name;
     const char *stored; /* the name in the file, for messages */
     CvTensor tensor;    /* as stored; data points into the mapped file, at any
-                           byte: it need not be aligned to the type */
+                           byte: it need not be aligned to the type. NULL in a
+                           model of random weights */
     const char *file;   /* path, for messages */
     int used;           /* set when a network took it */
 } CvEntry;
@@ -38,10 +39,10 @@ typedef enum CvKind {
     CV_KIND_LORA,       /* likewise */
 } CvKind;
 
-/* Open `path`: a .safetensors file, a *.index.json, or a folder that holds one
- * of them (an index wins; several files without an index are an error that
- * lists them). ENOENT, EILSEQ, EIO, ENOMEM, ENOSYS (a container that this
- * version does not read, named). */
+/* Open `path`: a .safetensors file, a *.index.json, a folder that holds one of
+ * them (an index wins; several files without an index are an error that lists
+ * them), or "random:NAME/PART" (files.h). ENOENT, EILSEQ, EIO, ENOMEM, ENOSYS
+ * (a container that this version does not read, named). */
 int cv_weights_open(CvWeights **weights, const char *path, CvLog *log);
 void cv_weights_close(CvWeights **weights);
 

@@ -232,3 +232,66 @@ void test_check(Env *e)
         end_case(e);
     }
 }
+
+/* Element i as ops.h says, in double but for the one product. */
+static double random_element(uint64_t seed, int64_t i, float scale)
+{
+    uint64_t z = seed + ((uint64_t)i + 1) * 0x9e3779b97f4a7c15u;
+    volatile float step = scale * 0x1p-23f, x;
+    double unit;
+    int exponent;
+
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    z = z ^ z >> 31;
+    x = (float)((int64_t)(z >> 40) - (1 << 23)) * step;
+    if (x == 0)
+        return 0;
+    frexp((double)x, &exponent);
+    unit = ldexp(1, exponent - 8); /* 8 significant bits */
+    return rint((double)x / unit) * unit;
+}
+
+/* The same numbers to the last bit, in every type. */
+void test_random(Env *e)
+{
+    for (int i = 0; i < 16; i++) {
+        int64_t n = PICK(e, 1, 7, 8, 9, 2047, 2049, 70001), wrong = 0;
+        CvType type = i % 2 ? CV_F32 : e->b->weight;
+        Buffer *y = OUTPUT(e, type, n);
+        float scale = (float)ldexp(1.5 + random_real(e) / 2,
+                                   (int)random_int(e, -12, 3));
+        uint64_t seed = random_bits(e);
+        double sum = 0;
+
+        called(e, cv_random(e->b, &y->t, seed, scale), "random");
+        called(e, cv_download(e->b, y->host, &y->t), "download");
+        e->cases++;
+        for (int64_t j = 0; j < n; j++) {
+            wrong += (double)y->host[j] != random_element(seed, j, scale);
+            sum += (double)y->host[j] * (double)y->host[j];
+        }
+        if (wrong)
+            fail(e, "random: %lld of %lld elements are wrong",
+                 (long long)wrong, (long long)n);
+        sum /= (double)n * (double)scale * (double)scale;
+        if (n > 2000 && fabs(sum - 1.0 / 3) > 0.05)
+            fail(e, "random: a variance of %g, expected 1/3", sum);
+        add_to_hash(e, y->host, (size_t)n * sizeof(float));
+        end_case(e);
+    }
+}
+
+/* What is in use is more than a tensor that was just written takes. */
+void test_used_memory(Env *e)
+{
+    int64_t used = -1;
+    Buffer *x = INPUT(e, CV_F32, 1, 1 << 20);
+
+    called(e, cv_memory(e->b, &used), "memory");
+    e->cases++;
+    if (used < cv_tensor_bytes(&x->t))
+        fail(e, "memory: %lld bytes are in use, but a tensor has %lld",
+             (long long)used, (long long)cv_tensor_bytes(&x->t));
+    end_case(e);
+}

@@ -100,6 +100,8 @@ void test_upload(Env *e);          /* ops_memory.c */
 void test_upload_refuses(Env *e);
 void test_memory(Env *e);
 void test_check(Env *e);
+void test_random(Env *e);
+void test_used_memory(Env *e);
 void test_linear(Env *e);          /* ops_linear.c */
 void test_attention(Env *e);
 void test_rms_norm(Env *e);        /* ops_norm.c */

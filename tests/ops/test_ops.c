@@ -27,6 +27,8 @@ const OpTest op_tests[] = {
     { "upload", test_upload_refuses },
     { "memory", test_memory },
     { "check", test_check },
+    { "random", test_random },
+    { "memory", test_used_memory },
     { "linear", test_linear },
     { "attention", test_attention },
     { "rms_norm", test_rms_norm },

@@ -323,6 +323,61 @@ static void test_vae(void)
     cv_vae_close(&vae);
 }
 
+/* random: models have the same shapes: opening them refuses any other name. */
+static void test_random(const char *name, int dim, int ffn, int layers,
+                        size_t elements)
+{
+    char path[64];
+    CvDit *dit = NULL;
+    CvUmt5 *umt5 = NULL;
+    CvVae *vae = NULL;
+    CvWeights *weights = NULL;
+    int64_t n = 0;
+    int err;
+
+    snprintf(path, sizeof(path), "random:%s/transformer", name);
+    err = cv_dit_open(&dit, none, path, "", &lines.log);
+    ok(!err && cv_dit_size(dit)->dim == dim && cv_dit_size(dit)->ffn_dim == ffn &&
+       cv_dit_size(dit)->layers == layers &&
+       cv_dit_size(dit)->heads == dim / 128 &&
+       cv_dit_bytes(dit) >= elements * 4 &&
+       cv_dit_bytes(dit) < elements * 4 + (size_t)layers * 32 * 256 + 8192,
+       "%s: %s", path, dit ? cv_dit_describe(dit) : lines.error);
+    cv_dit_close(&dit);
+    snprintf(path, sizeof(path), "random:%s/text_encoder", name);
+    err = cv_umt5_open(&umt5, none, path, "", &lines.log);
+    ok(!err && cv_umt5_dim(umt5) == 4096 && cv_umt5_vocab(umt5) == 256384 &&
+       cv_umt5_bytes(umt5) >= 5680910336u * 4,
+       "%s: %s", path, umt5 ? cv_umt5_describe(umt5) : lines.error);
+    cv_umt5_close(&umt5);
+    snprintf(path, sizeof(path), "random:%s/vae", name);
+    err = cv_vae_open(&vae, none, path, "", 1, &lines.log);
+    ok(!err && cv_vae_channels(vae) == 16 && cv_vae_has_encoder(vae) &&
+       cv_vae_scale(vae) == 8 && cv_vae_time_scale(vae) == 4,
+       "%s: %s", path, vae ? cv_vae_describe(vae) : lines.error);
+    cv_vae_close(&vae);
+    ok(!cv_weights_open(&weights, path, &lines.log) &&
+       cv_weights_count(weights) == 194, "  of 194 tensors");
+    for (int64_t i = 0; weights && i < cv_weights_count(weights); i++)
+        n += cv_elements(&cv_weights_at(weights, i)->tensor);
+    ok(n == 126892531, "  and %lld parameters", (long long)n);
+    cv_weights_close(&weights);
+    ok(lines_none(&lines), "nothing was logged");
+}
+
+static void test_random_names(void)
+{
+    static const char *const names[] = {
+        "random:", "random:wan", "random:wan-14b", "random:wan-14b/",
+        "random:wan-14bb/vae", "random:wan-14b/vae/x", "random:/vae",
+    };
+    CvWeights *weights = NULL;
+
+    for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
+        ok(cv_weights_open(&weights, names[i], &lines.log) ==
+           CAUSVID_ERR(ENOENT) && !weights, "no weights '%s'", names[i]);
+}
+
 int main(void)
 {
     lines_init(&lines);
@@ -332,6 +387,9 @@ int main(void)
     test_transformer("T2V-14B", 5120, 13824, 40, 1095, 14288491584);
     test_text_encoder();
     test_vae();
+    test_random("wan-1.3b", 1536, 8960, 30, 1418996800);
+    test_random("wan-14b", 5120, 13824, 40, 14288491584);
+    test_random_names();
     none->close(&none);
     return tap_done();
 }

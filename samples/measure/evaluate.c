@@ -31,7 +31,7 @@ typedef struct Score {
 } Score;
 
 typedef struct Options {
-    const char *model, *prompts, *raw;
+    const char *model, *prompts, *raw, *device, *precision;
     int frames, limit, every, threads, seed, tail, verbose, markdown;
 } Options;
 
@@ -139,6 +139,39 @@ typedef struct Source {
     double rate;
 } Source;
 
+/* The number of a name in a list of the API's order. */
+static int choose(int *choice, const char *option, const char *value,
+                  const char *const *names, int n)
+{
+    if (!value || (*choice = find_name(names, n, value)) >= 0)
+        return 0;
+    fprintf(stderr, "evaluate: %s is '%s', expected", option, value);
+    for (int i = 0; i < n; i++)
+        fprintf(stderr, "%s %s", i ? "," : "", names[i]);
+    fputc('\n', stderr);
+    return -1;
+}
+
+static int choose_backend(CausvidSettings *settings, const Options *o)
+{
+    static const char *const devices[] = {
+        [CAUSVID_DEVICE_AUTO] = "auto", [CAUSVID_DEVICE_CPU] = "cpu",
+        [CAUSVID_DEVICE_CUDA] = "cuda",
+    };
+    static const char *const precisions[] = {
+        [CAUSVID_PRECISION_AUTO] = "auto", [CAUSVID_PRECISION_FP32] = "fp32",
+        [CAUSVID_PRECISION_BF16] = "bf16",
+    };
+    int device = settings->device, precision = settings->precision;
+
+    if (choose(&device, "--device", o->device, devices, 3) < 0 ||
+        choose(&precision, "--precision", o->precision, precisions, 3) < 0)
+        return -1;
+    settings->device    = (enum CausvidDevice)device;
+    settings->precision = (enum CausvidPrecision)precision;
+    return 0;
+}
+
 static int open_source(Source *s, const Options *o)
 {
     CausvidSettings settings;
@@ -157,7 +190,8 @@ static int open_source(Source *s, const Options *o)
     settings.model   = o->model;
     settings.threads = o->threads;
     settings.log     = write_log;
-    if (causvid_open(&s->cv, &settings) < 0)
+    if (choose_backend(&settings, o) < 0 ||
+        causvid_open(&s->cv, &settings) < 0)
         return -1;
     causvid_get_info(s->cv, &info);
     s->width  = info.width;
@@ -300,6 +334,8 @@ static void help(void)
            "  --every N       take each Nth prompt of the list\n"
            "  --limit N       stop after N clips\n"
            "  --seed N        seed of the first prompt (1)\n"
+           "  --device NAME   auto, cpu or cuda (auto)\n"
+           "  --precision P   auto, fp32 or bf16 (auto)\n"
            "  --threads N     CPU threads\n"
            "  --raw FILE      measure raw rgb24 160x96 clips, one a prompt\n"
            "  --markdown      print the table as Markdown\n"
@@ -317,7 +353,8 @@ int main(int argc, char **argv)
         { "--raw", &o.raw, NULL },       { "--frames", NULL, &o.frames },
         { "--tail", NULL, &o.tail },     { "--every", NULL, &o.every },
         { "--limit", NULL, &o.limit },   { "--seed", NULL, &o.seed },
-        { "--threads", NULL, &o.threads },
+        { "--threads", NULL, &o.threads }, { "--device", &o.device, NULL },
+        { "--precision", &o.precision, NULL },
     };
     const int n = sizeof(known) / sizeof(*known);
     FILE *list;

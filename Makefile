@@ -302,12 +302,12 @@ run-check: all tests
 	@env $(TEST_ENV) tests/check.sh $(BUILD)
 
 # On a real GPU; where there is none, one line says so and nothing runs.
+# GPU_PARTS: some of its parts, see tests/gpu/run.sh.
+GPU_PARTS ?=
 .PHONY: check-gpu
 ifeq ($(HAVE_CUDA),1)
-check-gpu: export CAUSVID_CUDA_MODULE = $(abspath $(CUDA_MODULE))
 check-gpu: all $(BUILD)/tests/ops/test_ops $(BUILD)/tests/model/test_cuda
-	@$(BUILD)/tests/ops/test_ops --probe
-	@$(PROVE) --exec '' $(filter %/test_ops %/test_cuda,$^) :: --gpu
+	@env $(TEST_ENV) tests/gpu/run.sh $(GPU_PARTS)
 else
 check-gpu:
 	@echo "make $@: this build has no CUDA backend; it takes" \

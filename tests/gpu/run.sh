@@ -1,0 +1,252 @@
+#!/bin/sh
+# Everything that is tested on a GPU, with one table at the end. It works in a
+# build (`make check-gpu`) and in a folder that pack.sh made.
+#
+# SPDX-License-Identifier: BSD-2-Clause
+#
+# Usage: run.sh [--rehearse] [PART]...
+#   ops        every operation against double precision: Hopper's kernels,
+#              the generic ones, float32
+#   clip       a whole clip of the small fixture against PyTorch's
+#   sanitizer  the operations under compute-sanitizer: memcheck, racecheck
+#   reference  real widths and whole clips beside PyTorch: reference.py
+#   evaluate   the sample model's scores, on the GPU and on the CPU
+# Without a PART all of them. Each step has a time limit; a failed one does not
+# end the others. Exit status 0: all that ran passed; steps that could not run
+# are SKIP in the table, with the reason.
+#
+# --rehearse tries the script itself where there is no GPU: the emulated device
+# stands in, sizes are tiny, and evaluate compares the CPU with itself.
+#
+# Environment: CAUSVID_SRC, CAUSVID_BUILD; PYTHON; GPU_WORK, where logs go and
+# the random models of `reference` (12 GB), default CAUSVID_BUILD/gpu;
+# REFERENCE_ARGS; EVALUATE_EVERY (8), of the list of prompts.
+
+set -u
+LC_ALL=C; export LC_ALL
+here=$(cd "$(dirname "$0")" && pwd -P)
+library_path=${LD_LIBRARY_PATH:-}
+if [ -d "$here/build" ]; then # packed
+    src=${CAUSVID_SRC:-$here}
+    build=$here/build
+    library_path=$here/lib${library_path:+:$library_path}
+else
+    src=${CAUSVID_SRC:-$here/../..}
+    build=${CAUSVID_BUILD:-$src/build}
+fi
+src=$(cd "$src" && pwd -P) && build=$(cd "$build" && pwd -P) || exit 2
+python=${PYTHON:-python3}
+work=${GPU_WORK:-$build/gpu}
+
+rehearse=no
+if [ "${1:-}" = --rehearse ]; then
+    rehearse=yes
+    shift
+fi
+[ $# -gt 0 ] || set -- ops clip sanitizer reference evaluate
+for part; do
+    case $part in
+    ops|clip|sanitizer|reference|evaluate) ;;
+    *) echo "run.sh: unknown part '$part'; see the top of $0" >&2; exit 2 ;;
+    esac
+done
+mkdir -p "$work" || exit 2
+table=$work/table
+: > "$table" || exit 2
+
+# ---- where things are
+
+if [ $rehearse = yes ]; then
+    module=$build/emulator/libcausvid_cuda.so
+else
+    module=$build/lib/libcausvid_cuda.so
+fi
+if [ ! -r "$module" ]; then
+    echo "run.sh: there is no $module" >&2
+    exit 2
+fi
+
+# cuBLASLt is not in the module, and may lie elsewhere than when it was built:
+# in the toolkit or in the packages that Python's PyTorch brings.
+find_cublas() {
+    name=$(LD_LIBRARY_PATH=$library_path ldd "$module" 2> /dev/null |
+        sed -n 's/^[[:space:]]*\(libcublasLt[^ ]*\) => not found.*/\1/p')
+    [ -n "$name" ] || return 0
+    compiler=$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)
+    packages=$($python -c 'import nvidia; print(*nvidia.__path__)' 2> /dev/null)
+    for folder in /usr/local/cuda/lib64 \
+            "$(dirname "$(dirname "$compiler")")/lib64" \
+            $(for p in $packages; do echo "$p"/*/lib; done); do
+        if [ -e "$folder/$name" ]; then
+            echo "$name is in $folder"
+            library_path=${library_path:+$library_path:}$folder
+            return 0
+        fi
+    done
+    echo "run.sh: $name is nowhere to be found" >&2
+}
+[ $rehearse = yes ] || find_cublas
+
+# Our programs see these libraries, Python does not: PyTorch brings its own.
+ours() {
+    env ${library_path:+"LD_LIBRARY_PATH=$library_path"} "$@"
+}
+export CAUSVID_SRC="$src" CAUSVID_BUILD="$build"
+export CAUSVID_CUDA_MODULE="$module" CAUSVID_LIBRARY_PATH="$library_path"
+# The folder of this build is not the one that the library was compiled in.
+model=$src/samples/shapes
+
+if [ $rehearse = no ] && ! ours "$build/tests/ops/test_ops" --probe; then
+    exit 1
+fi
+
+# ---- steps
+
+now() { date +%s.%N; }
+seconds_since() { echo "$1 $(now)" | awk '{ printf "%.1f", $2 - $1 }'; }
+
+note() { # RESULT SECONDS NAME WORDS
+    printf '%-6s %7s s  %-34s %s\n' "$1" "$2" "$3" "$4" | tee -a "$table"
+}
+
+# step NAME LIMIT COMMAND...: under a time limit, in a log of its own
+step() {
+    name=$1; limit=$2; shift 2
+    log=$work/$(echo "$name" | tr -c 'A-Za-z0-9\n' -).log
+    began=$(now)
+    ours timeout -k 10 "$limit" "$@" > "$log" 2>&1
+    status=$?
+    took=$(seconds_since "$began")
+    if [ $status = 0 ]; then
+        words=$(grep -c '^ok' "$log")
+        [ "$words" = 0 ] && words= || words="$words checks"
+        note pass "$took" "$name" "$words"
+    else
+        words="status $status"
+        [ $status = 124 ] && words="longer than $limit s"
+        note FAIL "$took" "$name" "$words: $log"
+        { grep -E '^not ok|^Bail out|^# .*(failed|error)|^=========' "$log" ||
+            tail -n 12 "$log"; } | head -n 24 | cut -c 1-160
+    fi
+    return $status
+}
+
+skip() { # NAME REASON
+    note SKIP - "$1" "$2"
+}
+
+run_ops() {
+    test_ops=$build/tests/ops/test_ops
+    if [ $rehearse = yes ]; then
+        step "ops: emulated, Hopper" 300 "$test_ops" --op norm_modulate \
+            --backend "cuda bf16, Hopper kernels (emulated)"
+        return
+    fi
+    step "ops: bf16" 300 "$test_ops" --gpu --backend "cuda bf16"
+    step "ops: bf16, generic kernels" 300 "$test_ops" --gpu \
+        --backend "cuda bf16, generic kernels"
+    step "ops: float32" 300 "$test_ops" --gpu --backend "cuda float32"
+}
+
+run_clip() {
+    set --
+    [ $rehearse = yes ] || set -- --gpu
+    step "clip: small fixture" 300 "$build/tests/model/test_cuda" "$@"
+}
+
+run_sanitizer() {
+    sanitizer=$(command -v compute-sanitizer ||
+        ls /usr/local/cuda/bin/compute-sanitizer 2> /dev/null)
+    if [ $rehearse = yes ] || [ -z "$sanitizer" ]; then
+        skip "sanitizer" "no compute-sanitizer here"
+        return
+    fi
+    for tool in memcheck racecheck; do
+        for row in "cuda bf16" "cuda bf16, generic kernels" "cuda float32"; do
+            step "$tool: ${row#cuda }" 300 "$sanitizer" --tool $tool \
+                --error-exitcode 99 --print-limit 20 \
+                "$build/tests/ops/test_ops" --gpu --seed 1 --backend "$row"
+        done
+    done
+}
+
+run_reference() {
+    if ! $python -c 'import torch, transformers, diffusers, safetensors' \
+            > "$work/python.log" 2>&1; then
+        skip reference "$(tail -n 1 "$work/python.log")"
+        return
+    fi
+    set -- --work "$work/reference"
+    [ $rehearse = no ] || set -- "$@" --scale tiny --torch cpu
+    # Without our libraries in the way: reference.py gives them to causvid.
+    # shellcheck disable=SC2086
+    step reference 1500 env -u LD_LIBRARY_PATH \
+        ${LD_LIBRARY_PATH:+"LD_LIBRARY_PATH=$LD_LIBRARY_PATH"} \
+        "$python" "$src/tests/gpu/reference.py" "$@" ${REFERENCE_ARGS:-}
+    sed -n '/^Errors against/,$p' "$work/reference.log"
+}
+
+# same_scores A B SHARE: every row of the two tables differs by at most this
+# share of its questions
+same_scores() {
+    awk -v share="$3" '
+        match($0, / [0-9]+ of +[0-9]+ /) {
+            split(substr($0, RSTART, RLENGTH), n, " ")
+            row = substr($0, 1, RSTART - 1)
+            sub(/ +$/, "", row)
+            if (FNR == NR) { right[row] = n[1]; asked[row] = n[3]; next }
+            rows++
+            d = n[1] - right[row]
+            printf "  %-20s %d and %d of %d\n", row, right[row], n[1], n[3]
+            if (asked[row] != n[3] || d * d > share * share * n[3] * n[3])
+                bad = 1
+        }
+        END { exit bad || rows < 4 }' "$1" "$2"
+}
+
+# Its exit status says whether the bars are reached: here only whether it ran.
+evaluate() { # NAME DEVICE PRECISION
+    set -- "$1" 600 "$build/bin/evaluate" --model "$model" \
+        --prompts "$src/samples/evaluate-prompts.tsv" --device "$2" \
+        --precision "$3"
+    if [ $rehearse = yes ]; then
+        set -- "$@" --limit 2 --frames 16
+    else
+        set -- "$@" --every "${EVALUATE_EVERY:-8}"
+    fi
+    name=$1 limit=$2
+    shift 2
+    # shellcheck disable=SC2016
+    step "$name" "$limit" sh -c '"$@"; status=$?; [ $status -le 1 ]' sh "$@" &&
+        grep -q 'object colour' "$log"
+}
+
+run_evaluate() {
+    gpu=cuda
+    [ $rehearse = no ] || gpu=cpu
+    evaluate "evaluate cpu" cpu fp32 || return
+    for precision in fp32 bf16; do
+        [ $rehearse$precision != yesbf16 ] || continue
+        evaluate "evaluate $gpu $precision" $gpu $precision || continue
+        # Float32 must score alike; bf16 may turn a narrow case over.
+        case $precision in fp32) share=0 ;; *) share=0.05 ;; esac
+        result=FAIL
+        same_scores "$work/evaluate-cpu.log" "$log" $share && result=pass
+        note $result - "the same scores, $precision" "$share may differ"
+    done
+}
+
+# ---- all of it
+
+started=$(now)
+for part; do
+    "run_$part"
+done
+echo
+echo "======== $(grep -c '' "$table") steps, $(seconds_since "$started") s:"
+cat "$table"
+if grep -q '^FAIL' "$table"; then
+    echo "Some FAILED. Logs are in $work."
+    exit 1
+fi
+grep -q '^pass' "$table" # with nothing but SKIP nothing was shown

@@ -12,7 +12,7 @@ BUILD ?= build
 .SUFFIXES:
 
 # These goals need no configuration, or see to it themselves.
-UNCONFIGURED := demo check setup fuzz bench dist clean distclean help
+UNCONFIGURED := demo check setup fuzz dist clean distclean help
 ifneq ($(filter-out $(UNCONFIGURED),$(or $(MAKECMDGOALS),all)),)
 include $(BUILD)/config.mak
 endif
@@ -91,6 +91,18 @@ write-pc = printf '%s\n' 'libdir=$(2)' 'includedir=$(3)' '' 'Name: causvid' \
 $(BUILD)/lib/pkgconfig/causvid.pc: $(BUILD)/config.mak
 	@mkdir -p $(@D)
 	@$(call write-pc,$@,$(abspath $(BUILD)/lib),$(SRC)/engine)
+
+# Which commit was built, for benchmarks; written only when that changes.
+.PHONY: force
+$(BUILD)/commit.h: force
+	@mkdir -p $(@D)
+	@export GIT_OPTIONAL_LOCKS=0; \
+	if [ -e .git ] && commit=$$(git describe --always --dirty 2> /dev/null); \
+	then line="#define CV_COMMIT \"$$commit\""; \
+	elif [ -e $@ ]; then line=$$(cat $@); \
+	else line='#define CV_COMMIT "no commit"'; fi; \
+	[ -e $@ ] && [ "$$(cat $@)" = "$$line" ] || echo "$$line" > $@
+$(BUILD)/obj/engine/cli/bench_print.c.o: $(BUILD)/commit.h
 
 # $(call program,FILE,SOURCES): a program of these files and the library
 define program
@@ -315,11 +327,18 @@ check-gpu:
 	@exit 1
 endif
 
+# The sample model, and the published shapes where there is a GPU.
 .PHONY: bench
-bench:
-	@echo "make $@: there is no benchmark of whole videos yet;" \
-	    "$(BUILD)/tests/ops/test_ops --bench measures operations." >&2
-	@exit 1
+bench: all
+	@$(CLI) bench
+ifeq ($(HAVE_CUDA),1)
+	@if $(CLI) bench --device cuda --model random:tiny --runs 1 > /dev/null; \
+	then \
+	    $(CLI) bench --device cuda --model random:wan-1.3b --variant causal && \
+	    $(CLI) bench --device cuda --model random:wan-14b --size 832x480 \
+	        --frames 81 --steps 6; \
+	fi
+endif
 
 # ------------------------------------------------------- install, dist, clean
 
@@ -369,6 +388,7 @@ help:
 	@echo "make check-unit, check-ops, check-model, check-engine"
 	@echo "                   some of the tests, without FFmpeg"
 	@echo "make check-gpu     the tests that need a GPU (./configure --enable-cuda)"
+	@echo "make bench         measure clips: the sample model, and large ones on a GPU"
 	@echo "make check-valgrind   unit and model tests under valgrind"
 	@echo "make fuzz          run the fuzzers, FUZZ_SECONDS=$(FUZZ_SECONDS) each"
 	@echo "make ffmpeg        FFmpeg with the causvid source, $(BUILD)/bin/ffmpeg;"

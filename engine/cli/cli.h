@@ -29,11 +29,15 @@ void cv_cli_settings(CausvidSettings *settings, int verbose);
 int cv_cli_int(const char *name, const char *text, long min, long max,
                int *value);
 
+/* The value of --size, "WxH"; -1 after a line on stderr. */
+int cv_cli_size(const char *text, int *width, int *height);
+
 /* The place of `text` in the list of names "a|b|c"; -1 after a line on stderr
  * when it is not in it. */
 int cv_cli_choice(const char *name, const char *text, const char *list);
 
 int cv_cli_info(int argc, char **argv);
 int cv_cli_trace(int argc, char **argv);
+int cv_cli_bench(int argc, char **argv);
 
 #endif /* CV_CLI_H */

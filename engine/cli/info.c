@@ -187,7 +187,6 @@ int cv_cli_info(int argc, char **argv)
     CvModel model;
     CvClip clip;
     Memory memory, gpu;
-    char tail;
 
     if (cv_cli_parse(argc, argv, options, &path) < 0)
         return 2;
@@ -198,12 +197,8 @@ int cv_cli_info(int argc, char **argv)
         return 0;
     }
     causvid_default_clip(&args);
-    if (size && sscanf(size, "%5dx%5d%c", &args.width, &args.height,
-                       &tail) != 2) {
-        fprintf(stderr, "causvid: --size is '%s', expected WxH such as "
-                "832x480\n", size);
+    if (size && cv_cli_size(size, &args.width, &args.height) < 0)
         return 2;
-    }
     if (frames && cv_cli_int("frames", frames, 1, 1 << 20, &n_frames) < 0)
         return 2;
     args.frames = n_frames;

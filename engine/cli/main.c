@@ -1,5 +1,6 @@
 /*
- * The `causvid` program: looks at models, runs one clip on given tensors.
+ * The `causvid` program: looks at models, runs one clip on given tensors,
+ * measures.
  *
  * SPDX-License-Identifier: BSD-2-Clause
  */
@@ -18,6 +19,7 @@ static const struct {
                              "it needs" },
     { "trace", cv_cli_trace, "run one clip on given tensors and write what was "
                              "computed" },
+    { "bench", cv_cli_bench, "measure how long a clip takes, and its memory" },
 };
 
 #define N_COMMANDS (sizeof(commands) / sizeof(*commands))
@@ -102,6 +104,17 @@ int cv_cli_int(const char *name, const char *text, long min, long max,
     }
     *value = (int)n;
     return 0;
+}
+
+int cv_cli_size(const char *text, int *width, int *height)
+{
+    char tail;
+
+    if (sscanf(text, "%5dx%5d%c", width, height, &tail) == 2)
+        return 0;
+    fprintf(stderr, "causvid: --size is '%s', expected WxH such as 832x480\n",
+            text);
+    return -1;
 }
 
 int cv_cli_choice(const char *name, const char *text, const char *list)

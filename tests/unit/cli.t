@@ -94,12 +94,13 @@ version=$(sed -n 's/^#define CAUSVID_VERSION_[A-Z]* \([0-9]*\)$/\1/p' \
 check "it is the version of causvid.h"
 for help in --help -h help; do
     run 0 $help && grep -q '^usage: causvid COMMAND' out &&
-        grep -q '  info ' out && grep -q '  trace ' out && [ ! -s err ]
+        grep -q '  info ' out && grep -q '  trace ' out &&
+        grep -q '  bench ' out && [ ! -s err ]
     check "$help lists the commands"
 done
 run 2 && grep -q '^usage: ' err && [ ! -s out ]
 check "without arguments, usage on standard error"
-for command in info trace; do
+for command in info trace bench; do
     run 0 $command --help && grep -q "^usage: causvid $command" out &&
         [ ! -s err ]
     check "$command --help"
@@ -192,6 +193,74 @@ if [ -c /dev/full ]; then
         grep -q 'standard output cannot be written: No space' err
     check "info with standard output on a full disk: $(cat err)"
 fi
+
+# ------------------------------------------------- models of random numbers
+
+run 0 info --json random:wan-14b && [ ! -s err ] && json '
+    $j->{name} eq "random:wan-14b" && $j->{variant} eq "bidirectional" &&
+    $j->{steps} == 6 && $j->{sampler} eq "flowmatch_causvid" &&
+    $j->{guidance} == 1 && $j->{width} == 832 && $j->{height} == 480 &&
+    $j->{gpu_weights_mb} > 40000 && $j->{gpu_weights_mb} < 40200'
+check "info of 14B random numbers"
+run 0 info --tokenizer "$model" --vae "$model/vae" random:tiny &&
+    grep -q '41 pieces' out && grep -q 'random:tiny/text_encoder' out &&
+    grep -q "^ *$model/vae/" out
+check "info of random numbers with other parts"
+refused 1 "an unknown one" "'random:huge'; expected random:wan-1.3b, " \
+    info random:huge
+refused 1 "a part of one" "'random:tiny/vae'; expected" info random:tiny/vae
+
+# -------------------------------------------------------------------- bench
+
+# measured: what the JSON in out has to agree with itself in
+measured='$j->{runs} == $runs && $j->{load_s} > 0 && $j->{text_s} > 0 &&
+    $j->{sampling_s} > 0 && $j->{vae_s} > 0 && $j->{pictures_s} > 0 &&
+    $j->{cache_s} >= 0 && $j->{first_frame_s} > 0 &&
+    $j->{last_frame_s} >= $j->{first_frame_s} &&
+    $j->{continuous_s} >= $j->{last_frame_s} &&
+    abs($j->{frames_per_s} * $j->{continuous_s} / $j->{frames} - 1) < 1e-6 &&
+    $j->{predicted_gb} > 0 && $j->{measured_gb} > 0 &&
+    $j->{device} =~ /^cpu, / && $j->{commit} && $j->{processor} &&
+    $j->{version} eq "'$version'"'
+run 0 bench --device cpu --frames 9 --runs 1 --json && [ ! -s err ] &&
+    [ "$(wc -l < out)" = 1 ] && json "my \$runs = 1; $measured"' &&
+    $j->{frames} == 9 && $j->{causal} && $j->{width} == 160 &&
+    $j->{command} eq "causvid bench --device cpu --frames 9 --runs 1 --json"'
+check "bench of the sample model"
+run 0 bench --device cpu --model random:tiny --runs 3 --json --size 32x48 \
+    --frames 5 --steps 2 --prompt 'a cat' && json "my \$runs = 3; $measured"' &&
+    $j->{width} == 32 && $j->{height} == 48 && $j->{frames} == 5 &&
+    $j->{steps} == 2 && !$j->{causal} && $j->{model} eq "random:tiny" &&
+    $j->{sampling_s_least} <= $j->{sampling_s} &&
+    $j->{sampling_s} <= $j->{sampling_s_most} &&
+    $j->{command} =~ /--prompt .a cat.$/'
+check "bench with options"
+run 0 bench --device cpu --model random:tiny --variant causal --runs 1 &&
+    grep -q '^model: random:tiny (causal)' out && [ ! -s err ] &&
+    grep -Eq '^stage: cache passes +[0-9.]+ s$' out && ! grep -q ' $' out &&
+    grep -q '^clip: 64x48, 33 frames, 3 steps of causvid, guidance 1$' out
+check "bench as text"
+run 0 bench --device cpu --model random:tiny --frames 1 --runs 1 --markdown &&
+    [ "$(grep -c '^|' out)" = 15 ] && ! grep '^|' out | grep -vq '|$'
+check "bench as a table"
+refused 2 "bench of an operand" "unexpected argument 'a'" bench a
+refused 2 "two forms" "--json or --markdown, not both" bench --json --markdown
+refused 2 "0 runs" "--runs is '0', expected" bench --runs 0
+refused 2 "no variant" "--variant is 'both', expected one of" \
+    bench --variant both
+refused 2 "no size" "--size is '5', expected WxH" bench --size 5
+refused 2 "no sampler" "--sampler is 'ddim', expected one of" \
+    bench --sampler ddim
+refused 2 "no precision" "--precision is 'fp7', expected" bench --precision fp7
+refused 2 "no device" "--device is 'tpu', expected one of" bench --device tpu
+refused 1 "bf16 on the CPU" "precision=bf16 needs a CUDA device" \
+    bench --device cpu --precision bf16
+refused 1 "bench of an illegal size" "size 50x50.*48x48" \
+    bench --device cpu --size 50x50
+refused 1 "bench of a model that is not there" "'/no/model' does not exist" \
+    bench --device cpu --model /no/model
+refused 1 "bench of an empty prompt" "prompt is empty" \
+    bench --device cpu --prompt ''
 
 # -------------------------------------------------------------------- trace
 

@@ -1,0 +1,51 @@
+/*
+ * What `causvid bench` measured, and how it is printed.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ */
+#ifndef CV_BENCH_H
+#define CV_BENCH_H
+
+#include "generator.h"
+
+#define CV_BENCH_RUNS 100 /* at most */
+
+/* What is measured in each run. */
+typedef enum CvBenchTime {
+    /* a clip as a user gets one: generated ahead of the reader */
+    CV_BENCH_FIRST,      /* prompt to first frame */
+    CV_BENCH_LAST,       /* prompt to last frame */
+    CV_BENCH_CONTINUOUS, /* from the last frame of the clip before */
+    /* a clip whose stages are waited for, one after the other */
+    CV_BENCH_TEXT,       /* tokens, text encoder, keys and values of the text */
+    CV_BENCH_SAMPLING,   /* denoising steps of all blocks */
+    CV_BENCH_CACHE,      /* passes that write clean keys and values */
+    CV_BENCH_VAE,        /* decoding */
+    CV_BENCH_PICTURES,   /* conversion to nv12 in host memory */
+    CV_BENCH_TIMES
+} CvBenchTime;
+
+typedef struct CvBench {
+    CvModel model;
+    CvLog log;
+    CvClip clip;
+    CvArena arena;
+    const char *prompt;
+    uint8_t *nv12;                             /* a frame */
+    int runs;
+    double seconds[CV_BENCH_TIMES][CV_BENCH_RUNS];
+    double load, warm_up;                      /* seconds */
+    int64_t predicted_bytes, measured_bytes;   /* 0: cannot be told */
+    char command[1024];
+} CvBench;
+
+typedef enum CvBenchForm {
+    CV_BENCH_TEXT_FORM,
+    CV_BENCH_JSON,
+    CV_BENCH_MARKDOWN
+} CvBenchForm;
+
+/* 0, or -1 when there is no memory. */
+int cv_bench_print(CvBench *bench, CvBenchForm form);
+
+#endif /* CV_BENCH_H */

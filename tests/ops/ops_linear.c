@@ -38,6 +38,7 @@ static void linear_case(Env *e, CvEpilogue kind, int64_t groups, int64_t n,
     Buffer *mod = INPUT(e, CV_F32, 1, groups, rows, out);
     Buffer *y = in_place ? writable(other) : OUTPUT(e, type, n, out);
     double *expected = make_doubles(e, n * out);
+    double tolerance = e->tolerance, terms = 0, norm = 0;
     CvLinear a = {
         .out = &y->t, .x = &x->t, .weight = &w->t, .bias = bias ? &b->t : NULL,
         .other = kind >= CV_EPI_MUL ? &other->t : NULL,
@@ -50,19 +51,36 @@ static void linear_case(Env *e, CvEpilogue kind, int64_t groups, int64_t n,
             (t / (n / groups) * rows + a.gate_row) * out;
 
         for (int64_t o = 0; o < out; o++) {
-            double sum = bias ? b->host[o] : 0;
+            double sum = bias ? b->host[o] : 0, squares = sum * sum;
+            double add = other->host[t * out + o], value;
 
-            for (int64_t i = 0; i < in; i++)
-                sum += (double)x->host[t * in + i] * w->host[o * in + i];
-            expected[t * out + o] = epilogue(kind, sum,
-                                             other->host[t * out + o],
-                                             gate[o]);
+            for (int64_t i = 0; i < in; i++) {
+                double term = (double)x->host[t * in + i] *
+                              w->host[o * in + i];
+
+                sum += term;
+                squares += term * term;
+            }
+            value = epilogue(kind, sum, add, gate[o]);
+            if (kind == CV_EPI_MUL)
+                squares *= add * add;
+            else if (kind == CV_EPI_GATE_ADD)
+                squares = squares * gate[o] * gate[o] + add * add;
+            else if (kind == CV_EPI_ADD)
+                squares += add * add;
+            terms += squares;
+            norm += value * value;
+            expected[t * out + o] = value;
         }
     }
+    /* Terms may cancel, above all in a single output: rounding follows their
+     * size, not that of their sum. */
+    e->tolerance *= fmax(1, sqrt(terms / (norm + 1e-30)));
     called(e, cv_linear(e->b, &a), "linear");
     compare(e, y, expected, "linear epilogue %d, %lld x %lld -> %lld, bias %d,"
             " in place %d", kind, (long long)n, (long long)in, (long long)out,
             bias, in_place);
+    e->tolerance = tolerance;
     end_case(e);
 }
 

@@ -266,12 +266,22 @@ def main():
     parser.add_argument("--causal-layers", type=int, default=0, help="30")
     parser.add_argument("--wide-layers", type=int, default=0,
                         help="of the 14B transformer, whose 40 take 28 GB; 4")
+    parser.add_argument("--size", metavar="WxH", help="of the frames")
+    parser.add_argument("--latents", type=int, default=0,
+                        help="latent frames, a multiple of 3; 21")
     parser.add_argument("--work", default="causvid-reference",
                         help="folder for models and traces: 12 GB by default;"
                         " models that are there are taken as they are")
     args = parser.parse_args()
     args.torch = args.torch or ("cuda" if torch.cuda.is_available() else
                                 "cpu")
+    scale = models.SCALES[args.scale]
+    if args.size:
+        scale["size"] = tuple(int(n) for n in args.size.split("x"))
+    if args.latents:
+        scale["latents"] = args.latents
+        scale["short"] = {k: min(n, args.latents) for k, n in
+                          scale["short"].items()}
     args.work = os.path.abspath(args.work)
     os.makedirs(args.work, exist_ok=True)
     say(f"PyTorch {torch.__version__} on",

@@ -10,8 +10,8 @@
  * one and then three threads, the emulated CUDA backend runs threads and
  * blocks in ascending and then in another order. Without --backend every
  * variant that this machine can run is tested; NAME is a name or a part of
- * several. --seed draws other shapes and numbers. --gpu: what needs a GPU, which then has to be there; --probe: say
- * whether it is.
+ * several. --seed draws other shapes and numbers. --gpu: what needs a GPU, which
+ * then has to be there; --probe: say whether it is.
  * --bench measures instead (op "rows": the norms).
  */
 #include <stdlib.h>

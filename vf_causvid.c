@@ -25,7 +25,9 @@
  * is loaded in config_props, not in init, because ffmpeg initialises the
  * filters of a -filter_complex twice. libcausvid generates ahead in a thread
  * of its own: activate only waits for the next frame and has it written into
- * the buffer that goes down the graph.
+ * the buffer that goes down the graph. For output in GPU memory that buffer is
+ * of FFmpeg's CUDA pool, and the library draws on the device's own stream: what
+ * the next filters do there comes after it without anybody waiting.
  */
 
 #include <errno.h>
@@ -34,11 +36,17 @@
 
 #include <causvid.h>
 
+#include "config.h"
+
 #include "libavutil/avstring.h"
 #include "libavutil/bprint.h"
 #include "libavutil/dict.h"
 #include "libavutil/error.h"
 #include "libavutil/file_open.h"
+#include "libavutil/hwcontext.h"
+#if CONFIG_CUDA
+#include "libavutil/hwcontext_cuda_internal.h"
+#endif
 #include "libavutil/mathematics.h"
 #include "libavutil/mem.h"
 #include "libavutil/opt.h"
@@ -64,6 +72,13 @@
 /** A longer prompt file is certainly not one. */
 #define PROMPTFILE_MAX_BYTES (1 << 24)
 
+/** What memory frames are made in. */
+enum Output {
+    OUTPUT_AUTO,     ///< as the next filter takes them, software first
+    OUTPUT_SOFTWARE,
+    OUTPUT_CUDA,
+};
+
 typedef struct CausvidSourceContext {
     const AVClass *class;
 
@@ -79,8 +94,11 @@ typedef struct CausvidSourceContext {
     float *timesteps;      ///< array option: must be followed by its count
     unsigned nb_timesteps;
     float shift, guidance;
-    int sampler, precision, device, gpu, threads;
+    int sampler, precision, device, threads;
+    int gpu;               ///< -1: the graph's device, or 0
     int64_t vram;          ///< bytes; 0: what is free
+    int output;
+    enum AVPixelFormat pix_fmt; ///< NONE: as negotiated, or nv12 for CUDA
 
     /* state */
     CausvidContext *cv;
@@ -89,25 +107,47 @@ typedef struct CausvidSourceContext {
     int clip;              ///< index of the clip that is being read
     int64_t clip_frames;   ///< for CausvidClip.frames
     AVRational frame_rate; ///< 0/1: the recipe's, until config_props
-    enum CausvidFormat format;
-    enum AVChromaLocation chroma;
+    const struct Format *format; ///< of the frames, or of what is in them
+    int cuda;              ///< they are in GPU memory
+    AVBufferRef *device_ref; ///< CUDA; NULL: the library opens one itself
     int64_t pts;           ///< of the next frame; goes on from clip to clip
     AVFrame *first;        ///< frame 0, between config_props and activate
 } CausvidSourceContext;
 
-static const struct {
+/** cuda: the CUDA frames of all supported releases can hold it. */
+static const struct Format {
     enum AVPixelFormat av;
     enum CausvidFormat cv;
+    int cuda, rgb;
     enum AVChromaLocation chroma;
 } format_map[] = {
-    { AV_PIX_FMT_YUV420P,     CAUSVID_FORMAT_YUV420P,   AVCHROMA_LOC_LEFT },
-    { AV_PIX_FMT_NV12,        CAUSVID_FORMAT_NV12,      AVCHROMA_LOC_LEFT },
-    { AV_PIX_FMT_YUV444P,     CAUSVID_FORMAT_YUV444P,   AVCHROMA_LOC_UNSPECIFIED },
-    { AV_PIX_FMT_YUV420P10LE, CAUSVID_FORMAT_YUV420P10, AVCHROMA_LOC_LEFT },
-    { AV_PIX_FMT_P010LE,      CAUSVID_FORMAT_P010,      AVCHROMA_LOC_LEFT },
-    { AV_PIX_FMT_GBRP,        CAUSVID_FORMAT_GBRP,      AVCHROMA_LOC_UNSPECIFIED },
-    { AV_PIX_FMT_RGB24,       CAUSVID_FORMAT_RGB24,     AVCHROMA_LOC_UNSPECIFIED },
+    { AV_PIX_FMT_YUV420P,     CAUSVID_FORMAT_YUV420P,   1, 0, AVCHROMA_LOC_LEFT },
+    { AV_PIX_FMT_NV12,        CAUSVID_FORMAT_NV12,      1, 0, AVCHROMA_LOC_LEFT },
+    { AV_PIX_FMT_YUV444P,     CAUSVID_FORMAT_YUV444P,   1, 0 },
+    { AV_PIX_FMT_YUV420P10LE, CAUSVID_FORMAT_YUV420P10, 0, 0, AVCHROMA_LOC_LEFT },
+    { AV_PIX_FMT_P010LE,      CAUSVID_FORMAT_P010,      1, 0, AVCHROMA_LOC_LEFT },
+    { AV_PIX_FMT_GBRP,        CAUSVID_FORMAT_GBRP,      0, 1 },
+    { AV_PIX_FMT_RGB24,       CAUSVID_FORMAT_RGB24,     0, 1 },
+    { AV_PIX_FMT_RGB0,        CAUSVID_FORMAT_RGB0,      1, 1 },
+    { AV_PIX_FMT_BGR0,        CAUSVID_FORMAT_BGR0,      1, 1 },
 };
+
+static const struct Format *find_format(enum AVPixelFormat pix_fmt)
+{
+    for (int i = 0; i < FF_ARRAY_ELEMS(format_map); i++)
+        if (format_map[i].av == pix_fmt)
+            return &format_map[i];
+    return NULL;
+}
+
+/** What CUDA frames hold; NULL when the option asks for what they cannot. */
+static const struct Format *find_cuda_format(const CausvidSourceContext *s)
+{
+    const struct Format *f = find_format(s->pix_fmt == AV_PIX_FMT_NONE ?
+                                         AV_PIX_FMT_NV12 : s->pix_fmt);
+
+    return f && f->cuda ? f : NULL;
+}
 
 /** Pass a line of the library on, with the filter as its context. */
 static void log_line(void *cookie, enum CausvidLogLevel level,
@@ -286,6 +326,40 @@ end:
     return ret;
 }
 
+/** Refuse an option format or output that cannot be. */
+static int check_output(AVFilterContext *ctx)
+{
+    CausvidSourceContext *s = ctx->priv;
+    const int cuda = s->output == OUTPUT_CUDA;
+    AVBPrint names;
+
+    if (cuda && !CONFIG_CUDA) {
+        av_log(ctx, AV_LOG_ERROR, "output=cuda: this FFmpeg was built without "
+               "CUDA; build it with nv-codec-headers, or use "
+               "output=software\n");
+        return AVERROR(ENOSYS);
+    }
+    if (cuda && s->device == CAUSVID_DEVICE_CPU) {
+        av_log(ctx, AV_LOG_ERROR, "output=cuda needs a GPU to make the frames "
+               "on, but device=cpu was given: use device=auto, or "
+               "output=software and the filter hwupload_cuda\n");
+        return AVERROR(EINVAL);
+    }
+    if (s->pix_fmt == AV_PIX_FMT_NONE ||
+        (cuda ? find_cuda_format(s) : find_format(s->pix_fmt)))
+        return 0;
+
+    av_bprint_init(&names, 0, AV_BPRINT_SIZE_AUTOMATIC);
+    for (int i = 0; i < FF_ARRAY_ELEMS(format_map); i++)
+        if (!cuda || format_map[i].cuda)
+            av_bprintf(&names, "%s%s", names.len ? ", " : "",
+                       av_get_pix_fmt_name(format_map[i].av));
+    av_log(ctx, AV_LOG_ERROR, "format=%s: frames%s can have the formats %s\n",
+           av_get_pix_fmt_name(s->pix_fmt), cuda ? " in GPU memory" : "",
+           names.str);
+    return AVERROR(EINVAL);
+}
+
 static av_cold int init(AVFilterContext *ctx)
 {
     CausvidSourceContext *s = ctx->priv;
@@ -309,15 +383,16 @@ static av_cold int init(AVFilterContext *ctx)
                s->rate);
         return AVERROR(EINVAL);
     }
-    return 0;
+    return check_output(ctx);
 }
 
 static av_cold void uninit(AVFilterContext *ctx)
 {
     CausvidSourceContext *s = ctx->priv;
 
-    causvid_close(&s->cv);
+    causvid_close(&s->cv); /* before the device that it runs on */
     av_frame_free(&s->first);
+    av_buffer_unref(&s->device_ref);
     for (int i = 0; i < s->nb_prompts; i++)
         av_freep(&s->prompts[i]);
     av_freep(&s->prompts);
@@ -328,20 +403,33 @@ static int query_formats(const AVFilterContext *ctx,
                          AVFilterFormatsConfig **cfg_in,
                          AVFilterFormatsConfig **cfg_out)
 {
-    static const int spaces[] = { AVCOL_SPC_BT709, -1 };
+    static const int bt709[] = { AVCOL_SPC_BT709, -1 };
+    static const int rgb[]   = { AVCOL_SPC_RGB, -1 };
     static const int ranges[] = { AVCOL_RANGE_MPEG, AVCOL_RANGE_JPEG, -1 };
-    int formats[FF_ARRAY_ELEMS(format_map) + 1];
+    const CausvidSourceContext *s = ctx->priv;
+    const struct Format *chosen = find_format(s->pix_fmt);
+    const int only_rgb = s->output == OUTPUT_CUDA && chosen && chosen->rgb;
+    int formats[FF_ARRAY_ELEMS(format_map) + 2], n = 0;
     int ret;
 
     for (int i = 0; i < FF_ARRAY_ELEMS(format_map); i++)
-        formats[i] = format_map[i].av;
-    formats[FF_ARRAY_ELEMS(format_map)] = -1;
+        if (s->output != OUTPUT_CUDA && (!chosen || chosen == &format_map[i]))
+            formats[n++] = format_map[i].av;
+    /* The last one: who takes anything gets software frames. */
+    if (CONFIG_CUDA && s->output != OUTPUT_SOFTWARE &&
+        s->device != CAUSVID_DEVICE_CPU && find_cuda_format(s))
+        formats[n++] = AV_PIX_FMT_CUDA;
+    formats[n] = -1;
 
-    /* RGB formats get the RGB colour space and full range by themselves. */
-    ret = ff_set_common_color_spaces_from_list2(ctx, cfg_in, cfg_out, spaces);
+    /* Among software frames RGB formats get the RGB colour space and full
+     * range by themselves: to offer these would bind the YUV that a filter
+     * makes of them. CUDA counts as YUV whatever it holds. */
+    ret = ff_set_common_color_spaces_from_list2(ctx, cfg_in, cfg_out,
+                                                only_rgb ? rgb : bt709);
     if (ret < 0)
         return ret;
-    ret = ff_set_common_color_ranges_from_list2(ctx, cfg_in, cfg_out, ranges);
+    ret = ff_set_common_color_ranges_from_list2(ctx, cfg_in, cfg_out,
+                                                ranges + only_rgb);
     if (ret < 0)
         return ret;
     return ff_set_common_formats_from_list2(ctx, cfg_in, cfg_out, formats);
@@ -397,10 +485,99 @@ static int start_clip(CausvidSourceContext *s)
     return av_error(causvid_start(s->cv, &clip));
 }
 
+#if CONFIG_CUDA
+/** May the model run on the device that was given to the graph? */
+static int usable_device(AVFilterContext *ctx)
+{
+    CausvidSourceContext *s = ctx->priv;
+    AVHWDeviceContext *device;
+    AVCUDADeviceContext *hwctx;
+
+    if (!ctx->hw_device_ctx || s->device == CAUSVID_DEVICE_CPU)
+        return 0;
+    device = (AVHWDeviceContext *)ctx->hw_device_ctx->data;
+    if (device->type != AV_HWDEVICE_TYPE_CUDA) {
+        av_log(ctx, AV_LOG_VERBOSE, "The given device is of type %s and not "
+               "used\n", av_hwdevice_get_type_name(device->type));
+        return 0;
+    }
+    /* Of a context that FFmpeg has not made itself the GPU is not known. */
+    hwctx = device->hwctx;
+    if (s->gpu >= 0 && hwctx->internal->is_allocated &&
+        hwctx->internal->cuda_device != s->gpu) {
+        av_log(ctx, AV_LOG_VERBOSE, "The given CUDA device is GPU %d and not "
+               "used because of gpu=%d\n", hwctx->internal->cuda_device,
+               s->gpu);
+        return 0;
+    }
+    return 1;
+}
+
+/**
+ * Find the CUDA device to run on. For frames in its memory there must be one
+ * before the library opens it: FFmpeg wants to set the flags of the primary
+ * context itself.
+ */
+static int find_device(AVFilterContext *ctx)
+{
+    CausvidSourceContext *s = ctx->priv;
+    char gpu[16];
+    int ret;
+
+    if (usable_device(ctx)) {
+        s->device_ref = av_buffer_ref(ctx->hw_device_ctx);
+        return s->device_ref ? 0 : AVERROR(ENOMEM);
+    }
+    if (!s->cuda)
+        return 0;
+    snprintf(gpu, sizeof(gpu), "%d", FFMAX(s->gpu, 0));
+    ret = av_hwdevice_ctx_create(&s->device_ref, AV_HWDEVICE_TYPE_CUDA, gpu,
+                                 NULL, AV_CUDA_USE_PRIMARY_CONTEXT);
+    /* Who else uses the primary context has set other flags. */
+    if (ret == AVERROR(ENOTSUP))
+        ret = av_hwdevice_ctx_create(&s->device_ref, AV_HWDEVICE_TYPE_CUDA,
+                                     gpu, NULL, 0);
+    if (ret >= 0 || ret == AVERROR(ENOMEM))
+        return ret;
+    av_log(ctx, AV_LOG_ERROR, "GPU %s cannot be opened for frames in its "
+           "memory, see the lines above; output=software needs no GPU\n", gpu);
+    return AVERROR(ENODEV);
+}
+
+static int make_frames_context(AVFilterLink *outlink)
+{
+    CausvidSourceContext *s = outlink->src->priv;
+    FilterLink *l = ff_filter_link(outlink);
+    AVHWFramesContext *frames;
+
+    av_buffer_unref(&l->hw_frames_ctx);
+    l->hw_frames_ctx = av_hwframe_ctx_alloc(s->device_ref);
+    if (!l->hw_frames_ctx)
+        return AVERROR(ENOMEM);
+    frames            = (AVHWFramesContext *)l->hw_frames_ctx->data;
+    frames->format    = AV_PIX_FMT_CUDA;
+    frames->sw_format = s->format->av;
+    frames->width     = outlink->w;
+    frames->height    = outlink->h;
+    return av_hwframe_ctx_init(l->hw_frames_ctx);
+}
+#else
+static int find_device(AVFilterContext *ctx)
+{
+    return 0;
+}
+
+static int make_frames_context(AVFilterLink *outlink)
+{
+    return AVERROR(ENOSYS);
+}
+#endif
+
 static int open_model(AVFilterContext *ctx)
 {
     CausvidSourceContext *s = ctx->priv;
     CausvidSettings settings;
+    int ret;
 
     causvid_default_settings(&settings);
     settings.model        = s->model;
@@ -410,13 +587,28 @@ static int open_model(AVFilterContext *ctx)
     settings.lora         = s->lora;
     settings.variant      = s->variant;
     settings.precision    = s->precision;
-    settings.device       = s->device;
-    settings.gpu          = s->gpu;
+    /* Frames in GPU memory cannot come from the CPU. */
+    settings.device       = s->cuda ? CAUSVID_DEVICE_CUDA : s->device;
+    settings.gpu          = FFMAX(s->gpu, 0);
     settings.vram_bytes   = s->vram;
     settings.threads      = s->threads;
     settings.log          = log_line;
     settings.cookie       = ctx;
-    return av_error(causvid_open(&s->cv, &settings));
+#if CONFIG_CUDA
+    if (s->device_ref) {
+        AVHWDeviceContext *device = (AVHWDeviceContext *)s->device_ref->data;
+        AVCUDADeviceContext *hwctx = device->hwctx;
+
+        settings.cuda_context = hwctx->cuda_ctx;
+        settings.cuda_stream  = hwctx->stream;
+    }
+#endif
+    ret = av_error(causvid_open(&s->cv, &settings));
+    if (ret < 0 && s->cuda && s->device != CAUSVID_DEVICE_CUDA)
+        av_log(ctx, AV_LOG_INFO, "%s frames in GPU memory only, and these "
+               "are made on a GPU\n", s->output == OUTPUT_CUDA ?
+               "output=cuda gives" : "The next filter takes");
+    return ret;
 }
 
 /**
@@ -431,8 +623,8 @@ static int read_picture(CausvidSourceContext *s, AVFrame *frame,
     *pic = (CausvidPicture) {
         .width      = frame->width,
         .height     = frame->height,
-        .format     = s->format,
-        .memory     = CAUSVID_MEMORY_HOST,
+        .format     = s->format->cv,
+        .memory     = s->cuda ? CAUSVID_MEMORY_CUDA : CAUSVID_MEMORY_HOST,
         .full_range = frame->color_range == AVCOL_RANGE_JPEG,
     };
     for (int i = 0; i < FF_ARRAY_ELEMS(pic->data); i++) {
@@ -481,7 +673,7 @@ static int make_frame(AVFilterLink *outlink, AVFrame *frame, AVFrame **out)
     frame->color_range         = outlink->color_range;
     frame->color_primaries     = AVCOL_PRI_BT709;
     frame->color_trc           = AVCOL_TRC_BT709;
-    frame->chroma_location     = s->chroma;
+    frame->chroma_location     = s->format->chroma;
     frame->flags              |= AV_FRAME_FLAG_KEY;
     frame->pict_type           = AV_PICTURE_TYPE_I;
     frame->sample_aspect_ratio = outlink->sample_aspect_ratio;
@@ -508,11 +700,12 @@ static int config_props(AVFilterLink *outlink)
     AVFrame *frame;
     int ret;
 
-    for (int i = 0; i < FF_ARRAY_ELEMS(format_map); i++)
-        if (format_map[i].av == outlink->format) {
-            s->format = format_map[i].cv;
-            s->chroma = format_map[i].chroma;
-        }
+    s->cuda   = outlink->format == AV_PIX_FMT_CUDA;
+    s->format = s->cuda ? find_cuda_format(s) : find_format(outlink->format);
+    if (s->format->rgb) { /* also where it was negotiated as YUV: see above */
+        outlink->colorspace  = AVCOL_SPC_RGB;
+        outlink->color_range = AVCOL_RANGE_JPEG;
+    }
 
     uninit(ctx); /* in case that a graph is configured again */
     if (s->promptfile)
@@ -530,6 +723,9 @@ static int config_props(AVFilterLink *outlink)
     if (s->seed < 0)
         s->seed = av_get_random_seed();
 
+    ret = find_device(ctx);
+    if (ret < 0)
+        return ret;
     ret = open_model(ctx);
     if (ret < 0)
         return ret;
@@ -556,6 +752,8 @@ static int config_props(AVFilterLink *outlink)
     outlink->sample_aspect_ratio = (AVRational){ 1, 1 };
     outlink->time_base           = av_inv_q(s->frame_rate);
     l->frame_rate                = s->frame_rate;
+    if (s->cuda && (ret = make_frames_context(outlink)) < 0)
+        return ret;
 
     /* ffmpeg -f lavfi reports an error that comes with a frame but exits with
      * 0. So what keeps the model from making its first block must fail here.
@@ -657,8 +855,13 @@ static const AVOption causvid_options[] = {
     CONSTANT("auto", "a GPU where it can be used, else the CPU", CAUSVID_DEVICE_AUTO, "device"),
     CONSTANT("cpu", "the CPU", CAUSVID_DEVICE_CPU, "device"),
     CONSTANT("cuda", "an NVIDIA GPU", CAUSVID_DEVICE_CUDA, "device"),
-    { "gpu", "set the number of the GPU", OFFSET(gpu), AV_OPT_TYPE_INT, { .i64 = 0 }, 0, 1023, FLAGS },
+    { "gpu", "set the number of the GPU, -1: the graph's CUDA device, or 0", OFFSET(gpu), AV_OPT_TYPE_INT, { .i64 = -1 }, -1, 1023, FLAGS },
     { "vram", "set the most GPU memory to take, in bytes, 0: what is free", OFFSET(vram), AV_OPT_TYPE_INT64, { .i64 = 0 }, 0, INT64_MAX, FLAGS },
+    { "output", "set the memory that frames are made in", OFFSET(output), AV_OPT_TYPE_INT, { .i64 = OUTPUT_AUTO }, OUTPUT_AUTO, OUTPUT_CUDA, FLAGS, .unit = "output" },
+    CONSTANT("auto", "GPU memory where the next filter takes nothing else", OUTPUT_AUTO, "output"),
+    CONSTANT("software", "memory that every filter takes", OUTPUT_SOFTWARE, "output"),
+    CONSTANT("cuda", "GPU memory", OUTPUT_CUDA, "output"),
+    { "format", "set the pixel format (default: as negotiated, nv12 in GPU memory)", OFFSET(pix_fmt), AV_OPT_TYPE_PIXEL_FMT, { .i64 = AV_PIX_FMT_NONE }, -1, INT_MAX, FLAGS },
     { "threads", "set number of CPU threads, 0: one for each core", OFFSET(threads), AV_OPT_TYPE_INT, { .i64 = 0 }, 0, 1024, FLAGS },
     { NULL }
 };
@@ -677,6 +880,10 @@ const CV_FILTER ff_vsrc_causvid = {
     CV_PUB(name)        = "causvid",
     CV_PUB(description) = NULL_IF_CONFIG_SMALL("Generate video from text with the CausVid family of models."),
     CV_PUB(priv_class)  = &causvid_class,
+#if CONFIG_CUDA
+    CV_PUB(flags)       = AVFILTER_FLAG_HWDEVICE,
+#endif
+    .flags_internal     = FF_FILTER_FLAG_HWFRAME_AWARE,
     .priv_size          = sizeof(CausvidSourceContext),
     .init               = init,
     .uninit             = uninit,

@@ -18,6 +18,7 @@
 
 #include "emulator.h"
 #include "device_memory.h"
+#include "libcuda.h"
 
 enum {
     GUARD = 64 << 10,
@@ -55,10 +56,22 @@ static void protect(uint8_t *data, const Allocation &a, int open)
         emulator_fail("mprotect failed");
 }
 
+/* Contexts of this thread; the last one is current. */
+static thread_local EmulatedContext *contexts[16];
+static thread_local int n_contexts;
+
+/* Memory that came with a context of the caller's: see libcuda.h. */
+static void touch_callers_memory(int open)
+{
+    if (n_contexts && contexts[n_contexts - 1]->touch)
+        contexts[n_contexts - 1]->touch(open);
+}
+
 void emulator_enter(void)
 {
     Locked locked;
 
+    touch_callers_memory(1);
     if (!entered++)
         for (const auto &i : allocations)
             protect(i.first, i.second, 1);
@@ -71,6 +84,7 @@ void emulator_leave(void)
     if (!--entered)
         for (const auto &i : allocations)
             protect(i.first, i.second, 0);
+    touch_callers_memory(0);
 }
 
 struct Entered {
@@ -525,11 +539,12 @@ cudaError_t cudaRuntimeGetVersion(int *version)
 
 /* ---- the driver: contexts are remembered, nothing more ---- */
 
-static thread_local void *contexts[16];
-static thread_local int n_contexts;
-
-static int push_current(void *context)
+static int push_current(void *pointer)
 {
+    EmulatedContext *context = (EmulatedContext *)pointer;
+
+    if (!context || context->magic != EMULATED_CONTEXT)
+        emulator_fail("cuCtxPushCurrent: %p is no context", pointer);
     if (n_contexts == 16)
         emulator_fail("cuCtxPushCurrent: 16 contexts are pushed");
     contexts[n_contexts++] = context;
@@ -567,7 +582,7 @@ static int context_device(int *device)
 
 static int retain_primary(void **context, int device)
 {
-    static int primary;
+    static EmulatedContext primary = { EMULATED_CONTEXT, 0, NULL };
 
     *context = &primary;
     return device ? 101 : 0;

@@ -20,12 +20,12 @@ done
 is "$(tags_of ",format=yuv444p")" "yuv444p tv bt709 bt709 bt709 " "yuv444p"
 is "$(tags_of ",format=yuv444p:color_ranges=pc")" "yuv444p pc bt709 bt709 bt709 " \
     "yuv444p in full range"
-for format in gbrp rgb24; do
+for format in gbrp rgb24 rgb0 bgr0; do
     is "$(tags_of ",format=$format")" "$format pc gbr bt709 bt709 " "$format is full range"
 done
 
 # No conversion is put in between: the source itself gives what is asked for.
-for format in yuv420p nv12 yuv444p yuv420p10le p010le gbrp rgb24; do
+for format in yuv420p nv12 yuv444p yuv420p10le p010le gbrp rgb24 rgb0 bgr0; do
     ff -v verbose -f lavfi -i "$source:d=0.05,format=$format" -f null -
     unlike "$(cat log)" 'auto_scale' "$format comes straight from the source"
 done
@@ -49,6 +49,10 @@ is "$(md5 "format=p010le,scale,format=yuv420p10le")" "$(md5 "format=yuv420p10le"
     "p010 holds the values of yuv420p10"
 is "$(md5 "format=gbrp,scale,format=rgb24")" "$(md5 "format=rgb24")" \
     "gbrp holds the bytes of rgb24"
+for format in rgb0 bgr0; do
+    is "$(md5 "format=$format,scale,format=rgb24")" "$(md5 "format=rgb24")" \
+        "$format holds the bytes of rgb24"
+done
 raw yuv420p a.yuv && raw yuv444p b.yuv
 size=$(frames "$picture" width,height | head -n 1 | sed 's/width=\(.*\)|height=/\1 * /')
 is "$(head -c $((size)) a.yuv | md5sum)" "$(head -c $((size)) b.yuv | md5sum)" \

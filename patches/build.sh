@@ -17,6 +17,8 @@
 #   FFMPEG_SRC      an FFmpeg source tree to use; it is copied, not changed
 #   FFMPEG_CACHE    folder of the source archives [BUILD_DIR/cache]
 #   FFMPEG_FLAGS    more options for FFmpeg's configure
+#   FFMPEG_CUDA     no: without FFmpeg's own use of CUDA, so without output in
+#                   GPU memory [where nv-codec-headers are or can be had]
 #   JOBS            compile jobs [one for each core]
 #
 # Exit status 77: the source cannot be had here.
@@ -104,6 +106,39 @@ flags_of_libraries() {
     done < "$here/libraries.txt"
 }
 
+# NVIDIA's interfaces in the form that FFmpeg takes, in $headers unless the
+# system has them. They are a few headers, and what is built with them finds the
+# driver when it runs, so they need no GPU and nothing of NVIDIA's here. Where
+# they cannot be had, FFmpeg is built without, and asks again after a day.
+prepare_headers() {
+    [ "${FFMPEG_CUDA-}" != no ] || return
+    pkg-config --exists 'ffnvcodec >= 12.1.14.0' && return
+    headers_key=$(grep '^nv-codec-headers' "$here/releases.txt" | checksum)
+    [ "$(cat "$headers/key" 2> /dev/null)" = "$headers_key" ] && return
+    [ -z "$(find "$cache/no-nv-codec-headers" -mtime -1 2> /dev/null)" ] ||
+        return
+    archive=$("$here/fetch.sh" nv-codec-headers "$cache") || {
+        [ $? = 77 ] || exit 1
+        say "nv-codec-headers cannot be had, so no output in GPU memory"
+        touch "$cache/no-nv-codec-headers"
+        return 1
+    }
+    rm -rf "$headers" "$cache/no-nv-codec-headers"
+    mkdir -p "$headers/src" || exit 1
+    tar -C "$headers/src" --strip-components=1 -xf "$archive" ||
+        die "cannot unpack $archive"
+    make -s -C "$headers/src" install PREFIX="$headers" > "$headers/log" 2>&1 ||
+        die "make install failed: $headers/log"
+    echo "$headers_key" > "$headers/key"
+}
+
+# clang makes the code of FFmpeg's CUDA filters, without NVIDIA's toolkit.
+clang_makes_cuda() {
+    echo '__attribute__((global)) void nothing(void) {}' |
+        clang -x cuda --cuda-gpu-arch=sm_60 --cuda-device-only -nocudainc \
+            -nocudalib -S -o /dev/null - > /dev/null 2>&1
+}
+
 # Everything that FFmpeg brings itself, and of other libraries those that
 # libraries.txt names, so that the result does not depend on what else lies
 # on the machine. Acceleration for other GPU makers, documentation and
@@ -112,6 +147,10 @@ flags_of_default() {
     echo "--enable-gpl --disable-autodetect --enable-pthreads --disable-doc"
     echo "--disable-debug"
     flags_of_libraries
+    if [ $cuda = yes ]; then
+        echo "--enable-ffnvcodec --enable-cuvid --enable-nvdec --enable-nvenc"
+        ! clang_makes_cuda || echo "--enable-cuda-llvm"
+    fi
 }
 
 # What tests/ffmpeg uses, in a quarter of the time.
@@ -119,6 +158,7 @@ flags_of_small() {
     echo "--enable-gpl --disable-autodetect --enable-pthreads --disable-doc"
     echo "--disable-debug --disable-everything --disable-ffplay"
     flags_of_libraries | grep -v -e sdl2 -e libopus -e vpx -e webp -e gnutls
+    [ $cuda = no ] || echo "--enable-ffnvcodec"
     echo "--enable-protocol=file,pipe,fd,udp,tcp,concat,data,md5"
     echo "--enable-indev=lavfi"
     echo "--enable-demuxer=concat,data,ffmetadata,gif,hls,image2,image2pipe,image_png_pipe,image_ppm_pipe,matroska,mov,mpegts,nut,rawvideo,wav,yuv4mpegpipe,h264"
@@ -127,10 +167,13 @@ flags_of_small() {
     echo "--enable-encoder=aac,apng,ffv1,gif,libx264,mjpeg,mpeg4,pcm_s16le,png,ppm,rawvideo,wrapped_avframe"
     echo "--enable-parser=aac,gif,h264,mjpeg,mpeg4video,png"
     echo "--enable-bsf=aac_adtstoasc,extract_extradata,h264_mp4toannexb,h264_metadata,null,setts,vp9_superframe"
-    echo "--enable-filter=acopy,aevalsrc,aformat,anull,anullsrc,aresample,asplit,atrim,blend,causvid,color,concat,copy,crop,drawbox,drawtext,fade,format,fps,hflip,hstack,interleave,loop,metadata,minterpolate,negate,noformat,null,nullsink,nullsrc,overlay,pad,palettegen,paletteuse,psnr,realtime,reverse,rotate,scale,select,sendcmd,setdar,setparams,setpts,setrange,setsar,settb,showinfo,signalstats,sine,split,ssim,streamselect,testsrc,testsrc2,thumbnail,tile,tpad,transpose,trim,vflip,vstack,xfade,xstack,zmq,zoompan"
+    echo "--enable-filter=acopy,aevalsrc,aformat,anull,anullsrc,aresample,asplit,atrim,blend,causvid,color,concat,copy,crop,drawbox,drawtext,fade,format,fps,hflip,hstack,hwdownload,hwupload,interleave,loop,metadata,minterpolate,negate,noformat,null,nullsink,nullsrc,overlay,pad,palettegen,paletteuse,psnr,realtime,reverse,rotate,scale,select,sendcmd,setdar,setparams,setpts,setrange,setsar,settb,showinfo,signalstats,sine,split,ssim,streamselect,testsrc,testsrc2,thumbnail,tile,tpad,transpose,trim,vflip,vstack,xfade,xstack,zmq,zoompan"
 }
 
 configure_tree() {
+    cuda=no
+    headers=$build/nv-codec-headers
+    ! prepare_headers || cuda=yes
     flags="--prefix=$dir --extra-ldexeflags=-Wl,-rpath,$build/lib"
     flags="$flags $(flags_of_$profile) --enable-libcausvid ${FFMPEG_FLAGS-}"
     flags=$(echo $flags)
@@ -140,7 +183,7 @@ configure_tree() {
     say "configuring: $flags"
     mkdir -p "$dir/obj" && rm -f "$dir/obj.key" || exit 1
     if ! (cd "$dir/obj" &&
-            PKG_CONFIG_PATH=$build/lib/pkgconfig${PKG_CONFIG_PATH:+:$PKG_CONFIG_PATH} \
+            PKG_CONFIG_PATH=$build/lib/pkgconfig:$headers/lib/pkgconfig${PKG_CONFIG_PATH:+:$PKG_CONFIG_PATH} \
             ../src/configure $flags) > "$dir/configure.log" 2>&1; then
         tail -n 15 "$dir/configure.log" >&2
         die "configure failed: $dir/configure.log, $dir/obj/ffbuild/config.log"

@@ -5,6 +5,9 @@
 # the driver of tests/emulator/libcuda.c. That ends ffmpeg with a line when
 # memory or a context is left, and faults when frames are drawn by the wrong
 # side.
+#
+# CAUSVID_GPU=yes: on a GPU, with the module of the build and FFmpeg's own CUDA
+# filters; what looks into the emulated driver is left out.
 . "$(dirname "$0")/lib.sh"
 
 # The smallest model there is; what its random weights show does not matter.
@@ -30,30 +33,33 @@ refuses "a pixel format that CUDA frames cannot have" \
     "format=rgb24: frames in GPU memory .* nv12.*bgr0" \
     "$one:output=cuda:format=rgb24"
 
+gpu=${CAUSVID_GPU-no}
 module=$build/emulator/libcausvid_cuda.so
+[ $gpu = no ] || module=$build/lib/libcausvid_cuda.so
 if [ ! -r "$module" ]; then
-    skip "there is no $module; make tests builds it"
+    skip "there is no $module"
     finish
 fi
-mkdir driver
-if ! ${CC:-cc} -std=c11 -O1 -g -shared -fPIC -fvisibility=hidden -pthread \
+mkdir driver no-driver
+: > no-driver/libcuda.so.1
+if [ $gpu = no ] && ! ${CC:-cc} -std=c11 -O1 -g -shared -fPIC -fvisibility=hidden -pthread \
         -o driver/libcuda.so.1 "$src/tests/emulator/libcuda.c"; then
     skip "the emulated driver cannot be compiled with ${CC:-cc}"
     finish
 fi
 
 # Without the module, then without a driver.
-export LD_LIBRARY_PATH=$tmp/driver${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+library_path=${LD_LIBRARY_PATH-}
+export LD_LIBRARY_PATH=$tmp/driver${library_path:+:$library_path}
 export CAUSVID_CUDA_MODULE=$tmp/none.so
 refuses "frames in GPU memory without the CUDA backend" "none\.so" \
     "$one,hwdownload,format=nv12"
 export CAUSVID_CUDA_MODULE=$module
-EMPTY=$tmp/no-driver
-mkdir "$EMPTY" && : > "$EMPTY/libcuda.so.1"
-LD_LIBRARY_PATH=$EMPTY refuses "frames in GPU memory without a driver" \
+LD_LIBRARY_PATH=$tmp/no-driver${library_path:+:$library_path} \
+    refuses "frames in GPU memory without a driver" \
     "GPU 0 cannot be opened.*output=software" "$one,hwdownload,format=nv12"
-refuses "a GPU that is not there" "GPU 7 cannot be opened" \
-    "$one:output=cuda:gpu=7"
+refuses "a GPU that is not there" "GPU 99 cannot be opened" \
+    "$one:output=cuda:gpu=99"
 
 # ---------------------------------------------------------------- pixels
 
@@ -128,7 +134,29 @@ like "$(cat log)" "[Ii]mpossible to convert|not supported|Invalid argument" \
 ff -f lavfi -i "$one:output=cuda" -c:v rawvideo -f null -
 isnt $? 0 "a software encoder gets no CUDA frames, by FFmpeg's rule"
 
+# ------------------------------------------------- FFmpeg's own CUDA filters
+
+if [ $gpu = no ] || ! has filter scale_cuda; then
+    skip "scale_cuda and overlay_cuda need a GPU and an FFmpeg that has them"
+else
+    is "$(hashes "$clips,scale_cuda=64:48,hwdownload,format=nv12" | sort -u |
+        wc -l)" 10 "scale_cuda takes the frames"
+    right=hwdownload,format=nv12,crop=16:32:16:0
+    second="testsrc=s=16x16:r=16,format=nv12,hwupload"
+    is "$(complex "$clips:output=cuda[a];$second[b];
+        [a][b]overlay_cuda=shortest=1,$right" -init_hw_device cuda)" \
+        "$(hashes "$clips,format=nv12,crop=16:32:16:0")" \
+        "overlay_cuda draws a second source on them"
+fi
+
 # --------------------------------------------------------------- devices
+
+first=$(hashes "$one:device=cuda,format=nv12")
+
+# Two sources in a process, one after the other and at once.
+is "$(complex "$one:output=cuda[a];$one:seed=2:output=cuda[b];[a]$download[c];
+    [b]$download[d];[c][d]concat")" "$first
+$(hashes "$one:seed=2:device=cuda,format=nv12")" "two sources on one GPU"
 
 # contexts GRAPH OPTIONS: what contexts FFmpeg made while the graph ran
 contexts() {
@@ -139,8 +167,11 @@ contexts() {
     [ "$(cat hashes.log)" = "$first" ] || { echo "other frames"; return; }
     sort contexts.log | tr '\n' ';'
 }
-first=$(hashes "$one:device=cuda,format=nv12")
 
+if [ $gpu = yes ]; then
+    skip "a driver does not tell what contexts were made"
+    finish
+fi
 is "$(contexts "$one,$download")" "the primary context of device 0;" \
     "without a device the filter opens the primary context"
 is "$(contexts "$one:gpu=1,$download")" "the primary context of device 1;" \
@@ -159,10 +190,5 @@ export EMULATED_PRIMARY_FLAGS
 is "$(contexts "$one,$download")" "a context of device 0;" \
     "a primary context that is in use with other flags is left alone"
 unset EMULATED_PRIMARY_FLAGS
-
-# Two sources in a process, one after the other and at once.
-is "$(complex "$one:output=cuda[a];$one:seed=2:output=cuda[b];[a]$download[c];
-    [b]$download[d];[c][d]concat")" "$first
-$(hashes "$one:seed=2:device=cuda,format=nv12")" "two sources on one GPU"
 
 finish

@@ -1,5 +1,6 @@
 /*
- * Speed of the operations, at the shapes of the sample model and of Wan 1.3B.
+ * Speed of the operations: on the CPU at the shapes of the sample model and of
+ * Wan 1.3B, on a GPU at those of Wan 1.3B and 14B at 832x480.
  *
  * SPDX-License-Identifier: BSD-2-Clause
  *
@@ -84,16 +85,20 @@ static void print(const Bench *s, const char *op, double work,
 static void bench_linear(Bench *s, int64_t n, int64_t in, int64_t out,
                          CvEpilogue kind)
 {
+    int gate = kind == CV_EPI_GATE_ADD; /* into the residual stream */
     CvType type = s->b->activation;
-    CvTensor *y = TENSOR(s, type, n, out);
+    CvTensor *y = TENSOR(s, gate ? CV_F32 : type, n, out);
     CvLinear a = { .out = y, .x = TENSOR(s, type, n, in),
                    .weight = TENSOR(s, s->b->weight, out, in),
-                   .bias = TENSOR(s, CV_F32, out), .epilogue = kind };
+                   .bias = TENSOR(s, CV_F32, out), .epilogue = kind,
+                   .other = gate ? y : NULL,
+                   .mod = gate ? TENSOR(s, CV_F32, 1, 6, out) : NULL };
     char text[64];
 
     TIME(s, cv_linear(s->b, &a));
     snprintf(text, sizeof(text), "[%d, %d] x [%d, %d]^T%s", (int)n, (int)in,
-             (int)out, (int)in, kind == CV_EPI_GELU ? ", gelu" : "");
+             (int)out, (int)in, kind == CV_EPI_GELU ? ", gelu" :
+             gate ? ", gate" : "");
     print(s, "linear", 2.0 * (double)n * (double)in * (double)out, "GFLOP/s",
           text);
     release(s);
@@ -142,49 +147,54 @@ static void bench_conv(Bench *s, int64_t t, int64_t h, int64_t w, int64_t c,
     release(s);
 }
 
-static void bench_rows(Bench *s)
+static void bench_norm_silu(Bench *s, int64_t t, int64_t h, int64_t w,
+                            int64_t c)
+{
+    CvTensor *x = TENSOR(s, s->b->activation, t, h, w, c);
+    CvTensor *weight = TENSOR(s, CV_F32, c);
+    char text[64];
+
+    TIME(s, cv_norm_silu(s->b, x, x, weight, 1));
+    snprintf(text, sizeof(text), "[%d, %d, %d, %d]", (int)t, (int)h, (int)w,
+             (int)c);
+    print(s, "norm_silu", 2.0 * (double)cv_tensor_bytes(x), "GB/s", text);
+    release(s);
+}
+
+/* The row operations of a transformer block: n tokens, heads of 128. */
+static void bench_block(Bench *s, int64_t n, int64_t heads)
 {
     CvType type = s->b->activation;
-    CvTensor *x, *y, *w, *mod, *qkv, *k, *v, *rope;
-    CvQkNormRope a;
-    double bytes;
+    int64_t d = heads * 128;
+    CvTensor *x = TENSOR(s, CV_F32, n, d), *y = TENSOR(s, type, n, d);
+    CvTensor *mod = TENSOR(s, CV_F32, 1, 6, d), *w = TENSOR(s, CV_F32, d);
+    CvTensor *qkv = TENSOR(s, type, n, 3 * d);
+    CvTensor *rope = TENSOR(s, CV_F32, n, 64, 2);
+    CvTensor *q = TENSOR(s, type, n, heads, 128);
+    CvTensor *k = TENSOR(s, type, n, heads, 128);
+    CvTensor *v = TENSOR(s, type, n, heads, 128);
+    CvQkNormRope a = { .out_q = q, .cache_k = k, .cache_v = v, .qkv = qkv,
+                       .norm_q = w, .norm_k = w, .rope = rope, .eps = 1e-6f };
+    char text[64];
 
-    x = TENSOR(s, type, 4, 96, 160, 16);
-    w = TENSOR(s, CV_F32, 16);
-    bytes = 2.0 * (double)cv_tensor_bytes(x);
-    TIME(s, cv_norm_silu(s->b, x, x, w, 1));
-    print(s, "norm_silu", bytes, "GB/s", "[4, 96, 160, 16]");
-    release(s);
-
-    x = TENSOR(s, type, 2, 48, 80, 64);
-    w = TENSOR(s, CV_F32, 64);
-    bytes = 2.0 * (double)cv_tensor_bytes(x);
-    TIME(s, cv_norm_silu(s->b, x, x, w, 1));
-    print(s, "norm_silu", bytes, "GB/s", "[2, 48, 80, 64]");
-    release(s);
-
-    x = TENSOR(s, CV_F32, 180, 256);
-    y = TENSOR(s, type, 180, 256);
-    mod = TENSOR(s, CV_F32, 1, 6, 256);
-    bytes = (double)(cv_tensor_bytes(x) + cv_tensor_bytes(y));
+    snprintf(text, sizeof(text), "[%d, %d]", (int)n, (int)d);
     TIME(s, cv_norm_modulate(s->b, y, x, mod, 0, 1, 1e-6f));
-    print(s, "modulate", bytes, "GB/s", "[180, 256]");
-    release(s);
-
-    qkv = TENSOR(s, type, 180, 768);
-    w = TENSOR(s, CV_F32, 256);
-    rope = TENSOR(s, CV_F32, 180, 64, 2);
-    x = TENSOR(s, type, 180, 2, 128);
-    k = TENSOR(s, type, 720, 2, 128);
-    v = TENSOR(s, type, 720, 2, 128);
-    a = (CvQkNormRope){ .out_q = x, .cache_k = k, .cache_v = v, .row = 180,
-                        .qkv = qkv, .norm_q = w, .norm_k = w, .rope = rope,
-                        .eps = 1e-6f };
-    bytes = 2.0 * (double)cv_tensor_bytes(qkv);
+    print(s, "modulate", (double)(cv_tensor_bytes(x) + cv_tensor_bytes(y)),
+          "GB/s", text);
+    TIME(s, cv_rms_norm(s->b, y, y, w, 1e-6f));
+    print(s, "rms_norm", 2.0 * (double)cv_tensor_bytes(y), "GB/s", text);
     TIME(s, cv_qk_norm_rope(s->b, &a));
-    print(s, "norm_rope", bytes, "GB/s", "[180, 768], 2 heads of 128");
+    print(s, "norm_rope", 2.0 * (double)cv_tensor_bytes(qkv), "GB/s", text);
     release(s);
+}
 
+static void bench_rows(Bench *s)
+{
+    CvTensor *rope;
+
+    bench_norm_silu(s, 4, 96, 160, 16);
+    bench_norm_silu(s, 2, 48, 80, 64);
+    bench_block(s, 180, 2);
     rope = TENSOR(s, CV_F32, 180, 64, 2);
     TIME(s, cv_rope_table(s->b, rope, 3, 3, 6, 10));
     print(s, "rope_table", 0, "", "3 x 6 x 10, 64 pairs");
@@ -219,6 +229,56 @@ static void bench_picture(Bench *s)
 static int wanted(const Bench *s, const char *op)
 {
     return !s->only || !strcmp(s->only, op);
+}
+
+/* A block's linears: n tokens of width d, the FFN's width f. */
+static void bench_linears(Bench *s, int64_t n, int64_t d, int64_t f)
+{
+    bench_linear(s, n, d, 3 * d, CV_EPI_NONE);
+    bench_linear(s, n, d, d, CV_EPI_NONE);
+    bench_linear(s, n, d, d, CV_EPI_GATE_ADD);
+    bench_linear(s, n, d, f, CV_EPI_GELU);
+    bench_linear(s, n, f, d, CV_EPI_GATE_ADD);
+}
+
+/* A whole clip of Wan 14B, a block of the causal 1.3B, the VAE a latent. */
+void bench_gpu(CvBackend *b, const char *only)
+{
+    Bench s = { .b = b, .only = only };
+
+    printf("# %s\n", b->name);
+    if (wanted(&s, "linear")) {
+        bench_linears(&s, 32760, 5120, 13824);
+        bench_linears(&s, 4680, 1536, 8960);
+    }
+    if (wanted(&s, "attention")) {
+        bench_attention(&s, 32760, 32760, 40, 128);
+        bench_attention(&s, 32760, 512, 40, 128);
+        bench_attention(&s, 4680, 18720, 12, 128);
+        bench_attention(&s, 4680, 512, 12, 128);
+        bench_attention(&s, 6240, 6240, 1, 384);
+        bench_attention(&s, 512, 512, 64, 64);
+    }
+    if (wanted(&s, "conv3d")) {
+        bench_conv(&s, 1, 60, 104, 384, 384, 3, 3, 1);
+        bench_conv(&s, 2, 120, 208, 384, 384, 3, 3, 1);
+        bench_conv(&s, 4, 240, 416, 192, 192, 3, 3, 1);
+        bench_conv(&s, 4, 480, 832, 96, 96, 3, 3, 1);
+        bench_conv(&s, 4, 480, 832, 96, 3, 3, 3, 1);
+        bench_conv(&s, 1, 60, 104, 384, 768, 3, 1, 1);
+        bench_conv(&s, 2, 60, 104, 384, 192, 1, 3, 2);
+        bench_conv(&s, 4, 240, 416, 192, 96, 1, 3, 2);
+        bench_conv(&s, 4, 240, 416, 96, 192, 1, 1, 1);
+    }
+    if (wanted(&s, "rows")) {
+        bench_block(&s, 32760, 40);
+        bench_block(&s, 4680, 12);
+        bench_norm_silu(&s, 4, 480, 832, 96);
+        bench_norm_silu(&s, 4, 240, 416, 192);
+        bench_norm_silu(&s, 1, 60, 104, 384);
+    }
+    if (wanted(&s, "to_picture"))
+        bench_picture(&s);
 }
 
 void bench_ops(CvBackend *b, const char *only)

@@ -51,6 +51,7 @@ extern const OpTest op_tests[]; /* ends with a NULL name */
 
 /* Benchmarks of one operation; prints lines. */
 void bench_ops(CvBackend *b, const char *only);
+void bench_gpu(CvBackend *b, const char *only);
 
 /* ---- random numbers ---- */
 

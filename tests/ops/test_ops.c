@@ -205,7 +205,7 @@ static void run_bench(const Backend *backend, const char *only, int threads,
     }
     if (cv_enter(b))
         tap_bail("%s: no context", backend->name);
-    bench_ops(b, only);
+    (backend->where == ON_GPU ? bench_gpu : bench_ops)(b, only);
     cv_leave(b);
     b->close(&b);
 }

@@ -158,7 +158,12 @@ flags_of_small() {
     echo "--enable-gpl --disable-autodetect --enable-pthreads --disable-doc"
     echo "--disable-debug --disable-everything --disable-ffplay"
     flags_of_libraries | grep -v -e sdl2 -e libopus -e vpx -e webp -e gnutls
-    [ $cuda = no ] || echo "--enable-ffnvcodec"
+    if [ $cuda = yes ]; then
+        echo "--enable-ffnvcodec --enable-nvenc --enable-encoder=h264_nvenc"
+        echo "--enable-filter=hwupload_cuda"
+        ! clang_makes_cuda ||
+            echo "--enable-cuda-llvm --enable-filter=overlay_cuda,scale_cuda"
+    fi
     echo "--enable-protocol=file,pipe,fd,udp,tcp,concat,data,md5"
     echo "--enable-indev=lavfi"
     echo "--enable-demuxer=concat,data,ffmetadata,gif,hls,image2,image2pipe,image_png_pipe,image_ppm_pipe,matroska,mov,mpegts,nut,rawvideo,wav,yuv4mpegpipe,h264"

@@ -280,7 +280,6 @@ int cv_cuda_open(CvBackend **backend, const CvCudaSettings *settings,
     cuda->base.cuda_planes = 1;
     cuda->base.close       = cuda_close;
     cuda->caller           = settings->stream;
-    cuda->round_biases     = settings->round_biases;
     cuda->host->budget     = settings->memory_bytes;
     cuda->host->taken      = CV_CUDA_OWN_BYTES;
     if ((err = find_functions(cuda->host, why)) < 0 ||

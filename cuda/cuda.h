@@ -42,7 +42,6 @@ typedef struct CvCuda {
     int processors;        /* multiprocessors */
     int shared_bytes;      /* most dynamic shared memory of a thread block */
     int hopper;            /* use the sm_90a kernels */
-    int round_biases;      /* CvCudaSettings */
     void *context;         /* CUcontext: the caller's, or the primary */
     cudaStream_t stream;   /* operations */
     cudaStream_t pictures; /* to_picture into host memory */
@@ -121,10 +120,9 @@ int cv_cuda_combine(CvBackend *b, const CvTensor *out, const CvTerm *terms,
 int cv_cuda_convert(CvBackend *b, const CvTensor *out, const CvTensor *x);
 
 /* What linear.c does to a product that cuBLASLt has no epilogue for:
- * a->out rows [row, row + n) = epilogue(y), y: float32 [n, o] without bias
- * or, if `biased`, with it. */
+ * a->out rows [row, row + n) = epilogue(y + bias), y: float32 [n, o]. */
 int cv_cuda_epilogue(CvCuda *cuda, const CvLinear *a, int64_t row, int64_t n,
-                     const float *y, int biased);
+                     const float *y);
 
 /* n elements at src (device, src_type) -> dst (device, dst_type), rounded to
  * nearest even; *bad (device) is set to 1 where one is NaN or infinite. */

@@ -176,11 +176,12 @@ int cv_cuda_convert(CvBackend *b, const CvTensor *out, const CvTensor *x)
 /* ---- epilogue ---- */
 
 /* Rows of all pointers but y's begin at the first row that is written. */
-template <typename Y> struct Epilogue {
+template <typename Y, typename B> struct Epilogue {
     CvEpilogue kind;
     Y *out;
     const Y *other;
-    const float *y, *bias, *gate; /* gate: of the first group */
+    const B *bias;
+    const float *y, *gate;        /* gate: of the first group */
     int64_t row, rows, width;     /* row: of the first in the whole output */
     int64_t group_rows, group_step;
     int lanes; /* threads of a row, a power of two up to kThreads */
@@ -207,9 +208,9 @@ static __device__ __forceinline__ float finish(CvEpilogue kind, float y,
 }
 
 /* A block has one or several rows: no division for each element. */
-template <typename Y, int n>
+template <typename Y, typename B, int n>
 __global__ void __launch_bounds__(kThreads)
-epilogue_kernel(const Epilogue<Y> a)
+epilogue_kernel(const Epilogue<Y, B> a)
 {
     const bool fast = sizeof(Y) == 2;
     int64_t row = (int64_t)blockIdx.x * (kThreads / a.lanes) +
@@ -240,24 +241,25 @@ epilogue_kernel(const Epilogue<Y> a)
             cv_store_n<n>(a.out + at, y);
         } else {
             cv_store(a.out + at,
-                     finish<fast>(a.kind, a.y[at] + (a.bias ? a.bias[c] : 0),
+                     finish<fast>(a.kind, a.y[at] +
+                                      (a.bias ? cv_load(a.bias + c) : 0),
                                   a.other ? cv_load(a.other + at) : 0,
                                   gate ? gate[c] : 0));
         }
     }
 }
 
-template <typename Y>
+template <typename Y, typename B>
 static int epilogue(CvCuda *cuda, const CvLinear *l, int64_t row, int64_t rows,
-                    const float *y, int biased)
+                    const float *y)
 {
     int64_t width = l->out->dim[1], pieces;
-    Epilogue<Y> a = { l->epilogue, (Y *)l->out->data + row * width, NULL, y,
-                      NULL, NULL, row, rows, width, 1, 0, kThreads };
+    Epilogue<Y, B> a = { l->epilogue, (Y *)l->out->data + row * width, NULL,
+                         NULL, y, NULL, row, rows, width, 1, 0, kThreads };
     int n;
 
-    if (l->bias && !biased)
-        a.bias = (const float *)l->bias->data;
+    if (l->bias)
+        a.bias = (const B *)l->bias->data;
     if (l->epilogue >= CV_EPI_MUL)
         a.other = (const Y *)l->other->data + row * width;
     if (l->epilogue == CV_EPI_GATE_ADD) {
@@ -271,17 +273,19 @@ static int epilogue(CvCuda *cuda, const CvLinear *l, int64_t row, int64_t rows,
     pieces = width / n;
     while (a.lanes > 1 && a.lanes / 2 >= pieces)
         a.lanes /= 2;
-    auto kernel = n == 4 ? epilogue_kernel<Y, 4> : epilogue_kernel<Y, 1>;
+    auto kernel = n == 4 ? epilogue_kernel<Y, B, 4> : epilogue_kernel<Y, B, 1>;
     return CV_LAUNCH(cuda, cuda->stream, kernel,
                      cv_blocks(rows, kThreads / a.lanes), kThreads, 0, a);
 }
 
 int cv_cuda_epilogue(CvCuda *cuda, const CvLinear *a, int64_t row, int64_t n,
-                     const float *y, int biased)
+                     const float *y)
 {
     if (!n || !a->out->dim[1])
         return 0;
-    return a->out->type == CV_F32
-               ? epilogue<float>(cuda, a, row, n, y, biased)
-               : epilogue<cv_bf16>(cuda, a, row, n, y, biased);
+    if (a->out->type == CV_F32)
+        return epilogue<float, float>(cuda, a, row, n, y);
+    return a->bias && a->bias->type == CV_BF16
+               ? epilogue<cv_bf16, cv_bf16>(cuda, a, row, n, y)
+               : epilogue<cv_bf16, float>(cuda, a, row, n, y);
 }

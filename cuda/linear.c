@@ -14,18 +14,14 @@
  *
  * What follows the product, y = x w^T + b:
  * - In the library's epilogue, without another pass over memory: nothing, GELU
- *   (bf16 only: its tanh is an approximation), a bias where the output is
- *   float32, and the addition of `other`, as C with beta = 1, in place or not.
+ *   (bf16 only, and of a y that the library rounds to bf16 first, as PyTorch's
+ *   linear does), a bias of the output's type, and the addition of `other`, as C
+ *   with beta = 1, in place or not.
  * - In cv_cuda_epilogue(), from a float32 y that the product leaves in scratch:
  *   all else. The rows go through in pieces of CHUNK bytes, which stay in the
  *   L2 cache between the two (50 MB on an H100 or H200). From memory it would
  *   be 8 bytes more an element, 1.3 GB for [32,760, 5120]: 0.3 ms on top of
  *   2.1 ms; from L2 it is less.
- * - cuBLASLt adds a bias only in D's type, so with bf16 outputs a bias goes the
- *   second way, which rounds nothing but the result. round_biases (settings)
- *   rounds biases to bf16 first, as PyTorch does, and lets the library add
- *   them: predicted to save 2 ms of the 61 ms of a 14B layer. Which way is the
- *   default has to be measured.
  *
  * Split sums are added in float32, never in bf16 and never by atomics, so a
  * product's bits do not change from run to run.
@@ -319,7 +315,6 @@ static int run_fused(CvCuda *cuda, const CvLinear *a)
         .c = a->epilogue == CV_EPI_ADD ? a->other->data : NULL,
         .epilogue = gelu ? CUBLASLT_EPILOGUE_GELU : CUBLASLT_EPILOGUE_DEFAULT,
     };
-    int err;
 
     if (a->epilogue != CV_EPI_NONE && a->epilogue != CV_EPI_ADD &&
         !(gelu && out == CV_BF16))
@@ -327,15 +322,8 @@ static int run_fused(CvCuda *cuda, const CvLinear *a)
     if (p.bias) {
         p.epilogue = gelu ? CUBLASLT_EPILOGUE_GELU_BIAS
                           : CUBLASLT_EPILOGUE_BIAS;
-        if (out != CV_F32) {
-            if (!cuda->round_biases)
-                return CAUSVID_ERR(ENOSYS);
-            err = cv_cuda_cast(cuda, cuda->scratch, out, p.bias, CV_F32, p.o,
-                               (int *)cuda->host->word);
-            if (err < 0)
-                return err;
-            p.bias = cuda->scratch;
-        }
+        if (a->bias->type != out) /* the library's only way */
+            return CAUSVID_ERR(ENOSYS);
     }
     return multiply(cuda, &p);
 }
@@ -377,7 +365,7 @@ static int run_pieces(CvCuda *cuda, const CvLinear *a)
                            (long long)p.n, (long long)i, (long long)i,
                            (long long)o, cuda->device);
         if (!err)
-            err = cv_cuda_epilogue(cuda, a, row, p.n, cuda->scratch, 0);
+            err = cv_cuda_epilogue(cuda, a, row, p.n, cuda->scratch);
     }
     return err;
 }

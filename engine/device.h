@@ -29,7 +29,6 @@ typedef struct CvCudaSettings {
     int64_t memory_bytes; /* most device memory to take; 0: what is free */
     int float32;          /* compute in float32 instead of bf16 */
     int generic;          /* no sm_90a kernels, even where they would run */
-    int round_biases;     /* biases of linears as bf16: see cuda/linear.c */
 } CvCudaSettings;
 
 /* The module's entry, cv_cuda_open(). ENODEV (no usable device, or a module of

@@ -124,7 +124,8 @@ int cv_linear(CvBackend *b, const CvLinear *a)
     CHECK(is_real(b, out) && out->n_dims == 2);
     CHECK(x->dim[0] == out->dim[0]);
     CHECK(x->dim[1] == w->dim[1] && out->dim[1] == w->dim[0]);
-    CHECK(!a->bias || is_vector(a->bias, out->dim[1]));
+    CHECK(!a->bias || is_vector(a->bias, out->dim[1]) ||
+          (is(a->bias, out->type, 1) && a->bias->dim[0] == out->dim[1]));
     CHECK(out->data != x->data);
     if (a->epilogue >= CV_EPI_MUL) {
         CHECK(a->other && a->other->data && cv_same_shape(a->other, out));

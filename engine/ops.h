@@ -41,8 +41,9 @@ typedef enum CvEpilogue {
 
 /*
  * out[n, o] = epilogue(x[n, i] * weight[o, i]^T + bias[o])
- * x: A. weight: W. bias: float32 or NULL. out: A, or float32 for the residual
- * stream. other: as out (in place with out allowed) for MUL, ADD, GATE_ADD.
+ * x: A. weight: W. bias: float32 or the type of out (which is the fast one), or
+ * NULL. out: A, or float32 for the residual stream. other: as out (in place
+ * with out allowed) for MUL, ADD, GATE_ADD.
  * mod: float32 [g, r, o] for GATE_ADD: token t takes group t / (n / g); g
  * divides n.
  * Source: Wan2.1 wan/modules/model.py (WanAttentionBlock), t5.py.

@@ -142,16 +142,17 @@ static int load_vector(CvDit *dit, CvLoader *loader, CvTensor *t,
     return cv_load(loader, t, CV_LOAD_AS_IS, "%s%s", block, name);
 }
 
-/* block: "blocks.3." or "". */
+/* block: "blocks.3." or "". type: of the output, and so of the bias, which
+ * backends then add for nothing. */
 static int load_linear(CvDit *dit, CvLoader *loader, CvDitLinear *linear,
-                       const char *block, const char *name, int64_t out,
-                       int64_t in)
+                       const char *block, const char *name, CvType type,
+                       int64_t out, int64_t in)
 {
     char full[STEM_SIZE];
     int err;
 
     linear->weight = CV_TENSOR(NULL, loader->backend->weight, out, in);
-    linear->bias = CV_TENSOR(NULL, CV_F32, out);
+    linear->bias = CV_TENSOR(NULL, type, out);
     snprintf(full, sizeof(full), "%s.weight", name);
     err = load_vector(dit, loader, &linear->weight, block, full);
     if (err)
@@ -170,7 +171,7 @@ static int load_qkv(CvDit *dit, CvLoader *loader, CvDitLinear *linear,
     int err;
 
     linear->weight = CV_TENSOR(NULL, loader->backend->weight, 3 * dim, dim);
-    linear->bias = CV_TENSOR(NULL, CV_F32, 3 * dim);
+    linear->bias = CV_TENSOR(NULL, loader->backend->activation, 3 * dim);
     dit->parameters += 3 * dim * (dim + 1);
     snprintf(stem, sizeof(stem), "%sself_attn.%%s.weight", block);
     err = cv_load_stacked(loader, &linear->weight, stem, parts, 3);
@@ -183,16 +184,18 @@ static int load_qkv(CvDit *dit, CvLoader *loader, CvDitLinear *linear,
 static int load_layer(CvDit *dit, CvLoader *loader, CvDitLayer *layer,
                       int64_t number)
 {
+    const CvType a = loader->backend->activation, x = CV_F32; /* residual */
     int64_t dim = dit->size.dim, ffn = dit->size.ffn_dim;
-    struct { CvDitLinear *linear; const char *name; int64_t out, in; }
+    struct { CvDitLinear *linear; const char *name; CvType type;
+             int64_t out, in; }
     linears[] = {
-        { &layer->self_o, "self_attn.o", dim, dim },
-        { &layer->cross_q, "cross_attn.q", dim, dim },
-        { &layer->cross_k, "cross_attn.k", dim, dim },
-        { &layer->cross_v, "cross_attn.v", dim, dim },
-        { &layer->cross_o, "cross_attn.o", dim, dim },
-        { &layer->ffn_up, "ffn.0", ffn, dim },
-        { &layer->ffn_down, "ffn.2", dim, ffn },
+        { &layer->self_o, "self_attn.o", x, dim, dim },
+        { &layer->cross_q, "cross_attn.q", a, dim, dim },
+        { &layer->cross_k, "cross_attn.k", a, dim, dim },
+        { &layer->cross_v, "cross_attn.v", a, dim, dim },
+        { &layer->cross_o, "cross_attn.o", x, dim, dim },
+        { &layer->ffn_up, "ffn.0", a, ffn, dim },
+        { &layer->ffn_down, "ffn.2", x, dim, ffn },
     };
     struct { CvTensor *t; const char *name; } vectors[] = {
         { &layer->self_norm_q, "self_attn.norm_q.weight" },
@@ -213,7 +216,8 @@ static int load_layer(CvDit *dit, CvLoader *loader, CvDitLayer *layer,
         err = load_qkv(dit, loader, &layer->qkv, block);
     for (size_t i = 0; i < sizeof(linears) / sizeof(*linears) && !err; i++)
         err = load_linear(dit, loader, linears[i].linear, block,
-                          linears[i].name, linears[i].out, linears[i].in);
+                          linears[i].name, linears[i].type, linears[i].out,
+                          linears[i].in);
     if (!dit->cross_norm)
         n_vectors -= 2;
     for (size_t i = 0; i < n_vectors && !err; i++) {
@@ -227,26 +231,27 @@ static int load_layer(CvDit *dit, CvLoader *loader, CvDitLayer *layer,
 static int load_all(CvDit *dit, CvLoader *loader)
 {
     const CvDitSize *size = &dit->size;
+    const CvType a = loader->backend->activation;
     int64_t dim = size->dim;
     int err;
 
     dit->parameters = 0;
-    err = load_linear(dit, loader, &dit->text_0, "", "text_embedding.0", dim,
-                      size->text_dim);
+    err = load_linear(dit, loader, &dit->text_0, "", "text_embedding.0", a,
+                      dim, size->text_dim);
     if (!err)
         err = load_linear(dit, loader, &dit->text_2, "", "text_embedding.2",
-                          dim, dim);
+                          a, dim, dim);
     if (!err)
         err = load_linear(dit, loader, &dit->time_0, "", "time_embedding.0",
-                          dim, size->freq_dim);
+                          CV_F32, dim, size->freq_dim);
     if (!err)
         err = load_linear(dit, loader, &dit->time_2, "", "time_embedding.2",
-                          dim, dim);
+                          CV_F32, dim, dim);
     if (!err)
         err = load_linear(dit, loader, &dit->time_projection, "",
-                          "time_projection.1", 6 * dim, dim);
+                          "time_projection.1", CV_F32, 6 * dim, dim);
     if (!err)
-        err = load_linear(dit, loader, &dit->head, "", "head.head",
+        err = load_linear(dit, loader, &dit->head, "", "head.head", CV_F32,
                           4 * size->out_channels, dim);
     if (err)
         return err;

@@ -108,10 +108,10 @@ static int load_gamma(CvLoader *loader, CvTensor *gamma, int64_t c,
     return cv_load(loader, gamma, CV_LOAD_AS_IS, "%s.%s.gamma", path, part);
 }
 
-static int load_bias(CvLoader *loader, CvVaeConv *conv, int64_t o,
+static int load_bias(CvLoader *loader, CvVaeConv *conv, CvType type, int64_t o,
                      const char *path)
 {
-    conv->bias = CV_TENSOR(NULL, CV_F32, o);
+    conv->bias = CV_TENSOR(NULL, type, o);
     return cv_load(loader, &conv->bias, CV_LOAD_AS_IS, "%s.bias", path);
 }
 
@@ -127,7 +127,7 @@ static int load_conv(CvLoader *loader, CvVaeNet *net, CvVaeConv *conv,
     err = cv_load(loader, &conv->weight, CV_LOAD_CONV, "%s.weight", path);
     if (err < 0)
         return err;
-    return load_bias(loader, conv, o, path);
+    return load_bias(loader, conv, CV_F32, o, path);
 }
 
 /* A 1x1 or 1x1x1 convolution: a linear over channels. */
@@ -141,7 +141,7 @@ static int load_mix(CvLoader *loader, CvVaeConv *conv, int64_t o, int64_t c,
     err = cv_load(loader, &conv->weight, CV_LOAD_AS_IS, "%s.weight", path);
     if (err < 0)
         return err;
-    return load_bias(loader, conv, o, path);
+    return load_bias(loader, conv, loader->backend->activation, o, path);
 }
 
 static int load_residual(CvLoader *loader, CvVaeNet *net, CvVaeStep *step,

@@ -201,34 +201,6 @@ static void test_many_plans(CvLog *log)
     cpu->close(&cpu);
 }
 
-/* With round_biases the library adds biases as bf16: one more rounding, of a
- * number of the size of the result. */
-static void test_round_biases(CvLog *log)
-{
-    static const CvEpilogue kinds[] = { CV_EPI_NONE, CV_EPI_GELU, CV_EPI_ADD };
-    const int64_t size[3] = { 40, 24, 56 };
-    CvCudaSettings settings = { .abi = CV_CUDA_ABI, .round_biases = 1 };
-    CvBackend *exact = open_cuda(log, 0), *rounded;
-    float *numbers = make_numbers(4096, 8);
-    float got[40 * 56], want[40 * 56];
-
-    rounded = open_with(log, &settings);
-    for (size_t k = 0; k < sizeof(kinds) / sizeof(*kinds); k++) {
-        double error;
-
-        run_linear(rounded, size, kinds[k], CV_BF16, numbers, got);
-        run_linear(exact, size, kinds[k], CV_BF16, numbers, want);
-        error = difference(got, want, 40 * 56);
-        ok(error > 0 && error < 4e-3, "biases as bf16, epilogue %d: %.1e",
-           (int)kinds[k], error);
-    }
-    free(numbers);
-    cv_leave(rounded);
-    cv_leave(exact);
-    rounded->close(&rounded);
-    exact->close(&exact);
-}
-
 /* ---- pictures ---- */
 
 /* A frame as a picture, upside down when `up`; returns its planes. */
@@ -382,7 +354,6 @@ int main(void)
     test_transfers(&log, 0);
     test_linear_pieces(&log);
     test_many_plans(&log);
-    test_round_biases(&log);
     test_large_pictures(&log);
     test_reuse(&log);
     ok(!lines.n_errors, "no error was logged: %s", lines.error);

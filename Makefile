@@ -322,8 +322,8 @@ check-gpu: all $(BUILD)/tests/ops/test_ops $(BUILD)/tests/model/test_cuda
 	@env $(TEST_ENV) tests/gpu/run.sh $(GPU_PARTS)
 else
 check-gpu:
-	@echo "make $@: this build has no CUDA backend; it takes" \
-	    "./configure --enable-cuda and nvcc." >&2
+	@echo "make $@: this build has no CUDA backend; ./configure" \
+	    "--enable-cuda says what is missing." >&2
 	@exit 1
 endif
 
@@ -387,7 +387,7 @@ help:
 	@echo "make check         set up everything, run every test that needs no GPU"
 	@echo "make check-unit, check-ops, check-model, check-engine"
 	@echo "                   some of the tests, without FFmpeg"
-	@echo "make check-gpu     the tests that need a GPU (./configure --enable-cuda)"
+	@echo "make check-gpu     the tests that need a GPU on a machine with one"
 	@echo "make bench         measure clips: the sample model, and large ones on a GPU"
 	@echo "make check-valgrind   unit and model tests under valgrind"
 	@echo "make fuzz          run the fuzzers, FUZZ_SECONDS=$(FUZZ_SECONDS) each"

@@ -18,6 +18,9 @@
 /* Version of the driver's interface whose functions are asked for. */
 #define DRIVER_API 12000
 
+/* CU_CTX_SCHED_BLOCKING_SYNC of cuda.h */
+#define BLOCKING_SYNC 4u
+
 _Static_assert(CV_CUDA_SCRATCH + CV_CUDA_WORKSPACE + 2 * CV_CUDA_CHUNK +
                CV_CUDA_PICTURE == CV_CUDA_OWN_BYTES, "as device.h says");
 
@@ -123,9 +126,26 @@ static int find_functions(struct CvCudaHost *host, char why[CV_WHY_SIZE])
     if ((err = find_function(&host->push, "cuCtxPushCurrent", why)) < 0 ||
         (err = find_function(&host->pop, "cuCtxPopCurrent", why)) < 0 ||
         (err = find_function(&host->retain, "cuDevicePrimaryCtxRetain",
+                             why)) < 0 ||
+        (err = find_function(&host->state, "cuDevicePrimaryCtxGetState",
+                             why)) < 0 ||
+        (err = find_function(&host->set_flags, "cuDevicePrimaryCtxSetFlags",
                              why)) < 0)
         return err;
     return find_function(&host->release, "cuDevicePrimaryCtxRelease", why);
+}
+
+/* FFmpeg takes the primary context with this flag only, and its CUDA filters
+ * may come after us in the process. The context of somebody who was first
+ * stays as it is, and works as well: no error here matters. */
+static void prepare_primary(const struct CvCudaHost *host, int gpu)
+{
+    unsigned flags = 0;
+    int active = 1;
+
+    if (!host->state(gpu, &flags, &active) && !active &&
+        flags != BLOCKING_SYNC)
+        host->set_flags(gpu, BLOCKING_SYNC);
 }
 
 /* Make the context current; it says which device it is of. */
@@ -140,6 +160,7 @@ static int enter_context(CvCuda *cuda, const CvCudaSettings *settings,
         if (settings->gpu < 0 || settings->gpu >= n_devices)
             return unusable(why, "there is no GPU %d: this machine has %d, "
                             "numbered from 0", settings->gpu, n_devices);
+        prepare_primary(host, settings->gpu);
         if ((result = host->retain(&cuda->context, settings->gpu)))
             return unusable(why, "GPU %d cannot be opened (error %d of the "
                             "CUDA driver)", settings->gpu, result);

@@ -28,6 +28,8 @@ struct CvCudaHost {
     int (*pop)(void **context);
     int (*retain)(void **context, int device);
     int (*release)(int device);
+    int (*state)(int device, unsigned *flags, int *active);
+    int (*set_flags)(int device, unsigned flags);
     int retained;              /* the primary context, by us */
 
     atomic_int failed;         /* an error was logged */

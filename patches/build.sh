@@ -179,7 +179,8 @@ configure_tree() {
     cuda=no
     headers=$build/nv-codec-headers
     ! prepare_headers || cuda=yes
-    flags="--prefix=$dir --extra-ldexeflags=-Wl,-rpath,$build/lib"
+    rpath=-Wl,-rpath,$build/lib
+    flags="--prefix=$dir --extra-ldexeflags=$rpath --extra-ldsoflags=$rpath"
     flags="$flags $(flags_of_$profile) --enable-libcausvid ${FFMPEG_FLAGS-}"
     flags=$(echo $flags)
     key=$(cat "$dir/src.key" "$build/lib/pkgconfig/causvid.pc" |

@@ -10,7 +10,10 @@
  * checked. A function that is not here ends the program, and so does what is
  * left when the library is closed.
  *
- * EMULATED_DRIVER_LOG=FILE: a line in it for each context that is made.
+ * EMULATED_DRIVER_LOG=FILE: a line in it for each context that is made; of a
+ * primary one for each that takes it, and its flags if FFmpeg does not want
+ * them.
+ * EMULATED_DEVICES=N: there are that many, at most two.
  * EMULATED_PRIMARY_FLAGS=N: somebody else uses the primary contexts already,
  * with these flags.
  */
@@ -32,6 +35,7 @@ enum {
     TEXTURE_ALIGNMENT = 512,
     GUARD = 64 << 10,
     MOST_CONTEXTS = 16, /* pushed by a thread */
+    BLOCKING_SYNC = 4,  /* flag of a context */
 };
 
 /* Errors of the driver. */
@@ -39,6 +43,7 @@ enum {
     SUCCESS,
     INVALID_VALUE,
     OUT_OF_MEMORY,
+    NO_DEVICE = 100,
     INVALID_DEVICE = 101,
     INVALID_CONTEXT = 201,
     PRIMARY_CONTEXT_ACTIVE = 708,
@@ -58,12 +63,15 @@ typedef struct Block {
     size_t bytes, n_pages;
 } Block;
 
+API const int cv_emulated_driver = 1;
+
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static Block *blocks;
 static int touched;    /* how often memory was opened and not closed */
 static int n_contexts; /* made by cuCtxCreate */
 static int n_pushed;   /* by all threads */
 static Context primary[N_DEVICES];
+static int n_devices = N_DEVICES;
 
 static _Thread_local Context *pushed[MOST_CONTEXTS];
 static _Thread_local int depth;
@@ -144,7 +152,10 @@ __attribute__((constructor))
 static void begin(void)
 {
     const char *flags = getenv("EMULATED_PRIMARY_FLAGS");
+    const char *devices = getenv("EMULATED_DEVICES");
 
+    if (devices && atoi(devices) < N_DEVICES)
+        n_devices = atoi(devices);
     for (int i = 0; i < N_DEVICES; i++) {
         set_up(&primary[i], i, flags ? (unsigned)atoi(flags) : 0);
         primary[i].references = flags != NULL;
@@ -169,19 +180,19 @@ static void end(void)
 
 API int cuInit(unsigned flags)
 {
-    return flags ? INVALID_VALUE : SUCCESS;
+    return flags ? INVALID_VALUE : n_devices > 0 ? SUCCESS : NO_DEVICE;
 }
 
 API int cuDeviceGetCount(int *count)
 {
-    *count = N_DEVICES;
+    *count = n_devices;
     return SUCCESS;
 }
 
 API int cuDeviceGet(int *device, int ordinal)
 {
     *device = ordinal;
-    return ordinal >= 0 && ordinal < N_DEVICES ? SUCCESS : INVALID_DEVICE;
+    return ordinal >= 0 && ordinal < n_devices ? SUCCESS : INVALID_DEVICE;
 }
 
 API int cuDeviceGetAttribute(int *value, int attribute, int device)
@@ -281,7 +292,11 @@ API int cuDevicePrimaryCtxRetain(Context **c, int device)
 {
     *c = primary_of(device);
     (*c)->references++;
-    note("the primary context of device %d", device);
+    if ((*c)->flags == BLOCKING_SYNC)
+        note("the primary context of device %d", device);
+    else
+        note("the primary context of device %d with flags %u", device,
+             (*c)->flags);
     return SUCCESS;
 }
 
@@ -431,6 +446,7 @@ API int cuStreamSynchronize(void *stream)
 API int cuGetErrorName(int error, const char **name)
 {
     *name = error == INVALID_DEVICE ? "CUDA_ERROR_INVALID_DEVICE" :
+            error == NO_DEVICE ? "CUDA_ERROR_NO_DEVICE" :
             error == OUT_OF_MEMORY ? "CUDA_ERROR_OUT_OF_MEMORY" :
             error == INVALID_CONTEXT ? "CUDA_ERROR_INVALID_CONTEXT" :
             error == PRIMARY_CONTEXT_ACTIVE ?
@@ -441,6 +457,7 @@ API int cuGetErrorName(int error, const char **name)
 API int cuGetErrorString(int error, const char **text)
 {
     *text = error == INVALID_DEVICE ? "invalid device ordinal" :
+            error == NO_DEVICE ? "no CUDA-capable device is detected" :
             error == OUT_OF_MEMORY ? "out of memory" :
             error == INVALID_CONTEXT ? "invalid device context" :
             error == PRIMARY_CONTEXT_ACTIVE ? "primary context is active" :

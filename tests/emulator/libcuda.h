@@ -4,7 +4,8 @@
  * SPDX-License-Identifier: BSD-2-Clause
  *
  * They are loaded apart: FFmpeg opens the one, the library the other. All that
- * passes between them is a context.
+ * passes between them is a context, given by FFmpeg or the primary one of a
+ * device.
  */
 #ifndef CV_EMULATED_LIBCUDA_H
 #define CV_EMULATED_LIBCUDA_H
@@ -12,6 +13,9 @@
 #include <stdint.h>
 
 #define EMULATED_CONTEXT 0x43784376u
+
+/* A symbol that a real driver does not have. */
+#define EMULATED_DRIVER "cv_emulated_driver"
 
 /* How a CUcontext of either begins. */
 typedef struct EmulatedContext {

@@ -7,12 +7,14 @@
  * Small allocations can only be touched while a kernel or a copy runs, so
  * that host code which takes a device address for its own faults here too.
  */
+#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
 
+#include <atomic>
 #include <map>
 #include <mutex>
 
@@ -580,17 +582,48 @@ static int context_device(int *device)
     return n_contexts ? 0 : 201;
 }
 
+/* The primary context where libcuda.c, which has some of its own, is not. */
+static std::atomic<unsigned> primary_flags;
+static std::atomic<int> primary_references;
+
 static int retain_primary(void **context, int device)
 {
     static EmulatedContext primary = { EMULATED_CONTEXT, 0, NULL };
 
     *context = &primary;
+    primary_references += !device;
     return device ? 101 : 0;
 }
 
 static int release_primary(int device)
 {
+    primary_references -= !device;
     return device ? 101 : 0;
+}
+
+static int primary_state(int device, unsigned *flags, int *active)
+{
+    *flags  = primary_flags;
+    *active = primary_references > 0;
+    return device ? 101 : 0;
+}
+
+static int set_primary_flags(int device, unsigned flags)
+{
+    if (!device)
+        primary_flags = flags;
+    return device ? 101 : 0;
+}
+
+/* A function of libcuda.c where the system's loader finds that one, as it does
+ * under FFmpeg: then the primary contexts are shared, as on a GPU. */
+static void *driver_function(const char *name)
+{
+    static void *driver = dlopen("libcuda.so.1", RTLD_LAZY);
+
+    if (!driver || !dlsym(driver, EMULATED_DRIVER))
+        return NULL;
+    return dlsym(driver, name);
 }
 
 cudaError_t cudaGetDriverEntryPointByVersion(
@@ -600,14 +633,17 @@ cudaError_t cudaGetDriverEntryPointByVersion(
     static const struct {
         const char *name;
         void *function;
+        bool shared; /* with libcuda.c */
     } functions[] = {
-        { "cuCtxPushCurrent", (void *)push_current },
-        { "cuCtxPopCurrent", (void *)pop_current },
-        { "cuCtxGetCurrent", (void *)get_current },
-        { "cuCtxSetCurrent", (void *)set_current },
-        { "cuCtxGetDevice", (void *)context_device },
-        { "cuDevicePrimaryCtxRetain", (void *)retain_primary },
-        { "cuDevicePrimaryCtxRelease", (void *)release_primary },
+        { "cuCtxPushCurrent", (void *)push_current, false },
+        { "cuCtxPopCurrent", (void *)pop_current, false },
+        { "cuCtxGetCurrent", (void *)get_current, false },
+        { "cuCtxSetCurrent", (void *)set_current, false },
+        { "cuCtxGetDevice", (void *)context_device, false },
+        { "cuDevicePrimaryCtxRetain", (void *)retain_primary, true },
+        { "cuDevicePrimaryCtxRelease", (void *)release_primary, true },
+        { "cuDevicePrimaryCtxGetState", (void *)primary_state, true },
+        { "cuDevicePrimaryCtxSetFlags", (void *)set_primary_flags, true },
     };
 
     *function = NULL;
@@ -615,7 +651,9 @@ cudaError_t cudaGetDriverEntryPointByVersion(
         *status = cudaDriverEntryPointSymbolNotFound;
     for (const auto &f : functions)
         if (!strcmp(f.name, symbol)) {
-            *function = f.function;
+            void *driver = f.shared ? driver_function(symbol) : NULL;
+
+            *function = driver ? driver : f.function;
             if (status)
                 *status = cudaDriverEntryPointSuccess;
         }

@@ -7,7 +7,8 @@
 # side.
 #
 # CAUSVID_GPU=yes: on a GPU, with the module of the build and FFmpeg's own CUDA
-# filters; what looks into the emulated driver is left out.
+# filters; what looks into the emulated driver is left out. Whatever is compared
+# was made on the same device and has to be equal, byte for byte.
 . "$(dirname "$0")/lib.sh"
 
 # The smallest model there is; what its random weights show does not matter.
@@ -60,14 +61,40 @@ LD_LIBRARY_PATH=$tmp/no-driver${library_path:+:$library_path} \
     "GPU 0 cannot be opened.*output=software" "$one,hwdownload,format=nv12"
 refuses "a GPU that is not there" "GPU 99 cannot be opened" \
     "$one:output=cuda:gpu=99"
+refuses "that GPU for software frames" "there is no GPU 99: this machine has" \
+    "$one:device=cuda:gpu=99"
+(
+    # A driver that finds nothing, and the emulated one likewise.
+    export CUDA_VISIBLE_DEVICES= EMULATED_DEVICES=0
+    ff -f lavfi -i "$one:output=cuda" -f null -
+)
+like "$(own_lines)" "GPU 0 cannot be opened.*output=software needs no GPU" \
+    "output=cuda without a GPU"
 
 # ---------------------------------------------------------------- pixels
+
+download=hwdownload,format=nv12
 
 # complex GRAPH ARGUMENT...: one MD5 for each frame, with -filter_complex
 complex() {
     local graph=$1
     shift
     ff "$@" -filter_complex "$graph" -f framemd5 - | sed -n 's/^0,.*, //p'
+}
+
+# encoded ARGUMENT...: one MD5 for each frame after libx264 without loss
+encoded() {
+    rm -f encoded.mp4
+    ff "$@" -c:v libx264 -preset ultrafast -qp 0 encoded.mp4 &&
+        ff -i encoded.mp4 -vf format=nv12 -f framemd5 - |
+        sed -n 's/^0,.*, //p'
+}
+
+tags=color_range,color_space,color_primaries,color_transfer,chroma_location
+
+# known: of fields name=value, the values that are known
+known() {
+    tr '|' '\n' | grep -v -e unspecified -e unknown | cut -d= -f2 | tr '\n' ' '
 }
 
 # Five frames; the second clip begins with another prompt.
@@ -82,13 +109,18 @@ is "$(hashes "$clips:output=cuda,reverse,hwdownload,format=nv12,reverse")" \
     "$software" "frames that wait in the graph stay as they are"
 is "$(complex "$clips,hwdownload,format=nv12" -init_hw_device cuda)" \
     "$software" "the same with -filter_complex and a device"
-download="hwdownload,format=nv12"
 is "$(hashes "$clips:output=cuda,split[a][b];[a]$download[c];[b]$download[d];
     [c][d]vstack")" "$(hashes "$clips,format=nv12,split[a][b];[a][b]vstack")" \
     "two readers of the same frames"
-is "$(ff -f lavfi -i "$clips:output=cuda" -vf hwdownload,format=nv12 \
-    -f framemd5 - | sed -n 's/^0,.*, //p')" "$software" \
-    "frames leave -f lavfi in GPU memory"
+is "$(ff -f lavfi -i "$clips:output=cuda" -vf $download -f framemd5 - |
+    sed -n 's/^0,.*, //p')" "$software" "frames leave -f lavfi in GPU memory"
+is "$(encoded -f lavfi -i "$clips,$download")" "$software" \
+    "libx264 is given the same, with -f lavfi -i"
+is "$(encoded -init_hw_device cuda -filter_complex "$clips,$download")" \
+    "$software" "and with -filter_complex"
+is "$(saying "$ffprobe" -v error -show_entries stream=$tags \
+    -of compact=p=0 encoded.mp4 | known)" "tv bt709 bt709 bt709 left " \
+    "the file is tagged"
 
 for format in yuv420p yuv444p p010le rgb0 bgr0; do
     is "$(hashes "$one:format=$format,hwdownload,format=$format")" \
@@ -99,12 +131,9 @@ is "$(hashes "$one,format=cuda:color_ranges=pc,hwdownload,format=nv12")" \
 
 # ---------------------------------------------------------- negotiation, tags
 
-tags=pix_fmt,color_range,color_space,color_primaries,color_transfer,chroma_location
-
-# tags_of GRAPH: the colour tags of a frame, without what is not known
+# tags_of GRAPH: pixel format and colour tags of a frame
 tags_of() {
-    frames "$1" $tags | tr '|' '\n' |
-        grep -v -e unspecified -e unknown | cut -d= -f2 | tr '\n' ' '
+    frames "$1" pix_fmt,$tags | known
 }
 
 is "$(tags_of "$one")" "yuv420p tv bt709 bt709 bt709 left " \
@@ -128,25 +157,95 @@ is "$(frames "$tiny:d=0.3:output=cuda" pts,duration,width,height,key_frame |
     "$(for i in 0 1 2 3 4; do printf 'pts=%d|duration=1 ' $i; done)" \
     "timestamps, size and key frames of CUDA frames"
 
-ff -f lavfi -i "$one:output=software,hwdownload,format=nv12" -f null -
-like "$(cat log)" "[Ii]mpossible to convert|not supported|Invalid argument" \
-    "output=software is not given up for hwdownload"
+for filter in $download scale_cuda=64:64; do
+    if ! has filter ${filter%%[=,]*}; then
+        skip "this FFmpeg has no ${filter%%[=,]*}"
+        continue
+    fi
+    ff -f lavfi -i "$one:output=software,$filter" -f null -
+    isnt $? 0 "output=software is not given up for ${filter%%[=,]*}"
+    is "$(grep -c "Impossible to convert .* 'Parsed_causvid_0'" log)" 1 \
+        "one line says so"
+done
 ff -f lavfi -i "$one:output=cuda" -c:v rawvideo -f null -
 isnt $? 0 "a software encoder gets no CUDA frames, by FFmpeg's rule"
 
 # ------------------------------------------------- FFmpeg's own CUDA filters
 
+# both GRAPH EXPECTED NAME: with -f lavfi -i and with -filter_complex
+both() {
+    is "$(hashes "$1")" "$2" "$3, -f lavfi -i"
+    is "$(complex "$1" -init_hw_device cuda)" "$2" "$3, -filter_complex"
+}
+
+# The second source, 16x16, in software and in GPU memory.
+small="causvid=promptfile=prompts:model=$model:s=16x16:seed=9:d=0.3:device=cuda"
+chart="testsrc=s=16x16:r=16,format=nv12"
+place="x=8:y=4:shortest=1"
+blend="overlay=$place:format=yuv420,format=nv12"
+with_small=$(hashes "$clips,format=nv12[a];$small,format=nv12[b];[a][b]$blend")
+with_chart=$(hashes "$clips,format=nv12[a];$chart[b];[a][b]$blend")
+is "$(printf '%s\n' "$software" "$with_small" "$with_chart" | sort -u | wc -l)" \
+    30 "pictures with a second source differ from those without"
+
+# Each pixel four times, and one of each four: the same picture again.
+quadruple=scale_cuda=64:64:interp_algo=nearest
+quarter=scale=32:32:flags=neighbor
+is "$(hashes "$clips,format=nv12,scale=64:64:flags=neighbor,$quarter")" \
+    "$software" "what scale does is exact"
+
 if [ $gpu = no ] || ! has filter scale_cuda; then
     skip "scale_cuda and overlay_cuda need a GPU and an FFmpeg that has them"
 else
-    is "$(hashes "$clips,scale_cuda=64:48,hwdownload,format=nv12" | sort -u |
-        wc -l)" 10 "scale_cuda takes the frames"
-    right=hwdownload,format=nv12,crop=16:32:16:0
-    second="testsrc=s=16x16:r=16,format=nv12,hwupload"
-    is "$(complex "$clips:output=cuda[a];$second[b];
-        [a][b]overlay_cuda=shortest=1,$right" -init_hw_device cuda)" \
-        "$(hashes "$clips,format=nv12,crop=16:32:16:0")" \
-        "overlay_cuda draws a second source on them"
+    both "$clips,$quadruple,$download,$quarter" "$software" "scale_cuda"
+    is "$(frames "$one,scale_cuda=64:48" pix_fmt,width,height)" \
+        "pix_fmt=cuda|width=64|height=48" "the size that it was asked for"
+    is "$(hashes "$clips,scale_cuda=64:48,$download" | sort -u | wc -l)" 10 \
+        "with an interpolation"
+    is "$(hashes "$clips,scale_cuda=format=yuv420p:interp_algo=nearest,hwdownload,
+        format=yuv420p")" "$(hashes "$clips,format=yuv420p")" \
+        "it makes yuv420p of nv12, as the source does"
+    for format in yuv420p yuv444p p010le rgb0 bgr0; do
+        is "$(hashes "$one:format=$format,$quadruple,hwdownload,format=$format,
+            crop=2:2:0:0,scale=1:1:flags=neighbor")" \
+            "$(hashes "$one:device=cuda,format=$format,crop=2:2:0:0,
+                scale=1:1:flags=neighbor")" "scale_cuda of $format"
+    done
+
+    both "$clips:output=cuda[a];$small:output=cuda[b];
+        [a][b]overlay_cuda=$place,$download" "$with_small" \
+        "overlay_cuda with a second causvid"
+    is "$(complex "$clips:output=cuda[a];$chart,hwupload[b];
+        [a][b]overlay_cuda=$place,$download" -init_hw_device cuda)" \
+        "$with_chart" "overlay_cuda with an uploaded source"
+    is "$(complex "[1]format=nv12,hwupload[b];[0][b]overlay_cuda=$place,$download" \
+        -init_hw_device cuda=g:0,primary_ctx=1 -filter_hw_device g \
+        -f lavfi -i "$clips:output=cuda" -f lavfi -i "$chart")" \
+        "$with_chart" "overlay_cuda with two inputs of -f lavfi -i"
+
+    graph="$clips:output=cuda[a];$small:output=cuda[b];
+        [a][b]overlay_cuda=$place,$quadruple,$download"
+    expected=$(hashes "$graph")
+    is "$(encoded -f lavfi -i "$graph")" "$expected" \
+        "overlay_cuda, scale_cuda and libx264, -f lavfi -i"
+    is "$(encoded -init_hw_device cuda -filter_complex "$graph")" "$expected" \
+        "overlay_cuda, scale_cuda and libx264, -filter_complex"
+    is "$(printf '%s\n' "$expected" | sort -u | wc -l)" 10 \
+        "ten frames that differ"
+fi
+
+if [ $gpu = no ] || ! has encoder h264_nvenc; then
+    skip "h264_nvenc needs a GPU and an FFmpeg that has it"
+elif ff -f lavfi -i "color=s=256x256:d=0.1,format=nv12" -c:v h264_nvenc \
+        -f null -; then
+    clip="causvid=prompt='$prompt':model=$model:s=256x256:d=0.3:output=cuda"
+    ok "h264_nvenc takes the frames" ff -f lavfi -i "$clip" -c:v h264_nvenc \
+        nvenc.mp4
+    is "$(ff -i nvenc.mp4 -f framemd5 - | grep -c '^0,')" 5 "all of them"
+else
+    skip "h264_nvenc does not work here: $(grep -i -m 1 \
+        -e 'nvenc.*\(no\|cannot\|fail\|support\)' -e 'cannot load' log)"
+    rm -f said
 fi
 
 # --------------------------------------------------------------- devices
@@ -158,37 +257,74 @@ is "$(complex "$one:output=cuda[a];$one:seed=2:output=cuda[b];[a]$download[c];
     [b]$download[d];[c][d]concat")" "$first
 $(hashes "$one:seed=2:device=cuda,format=nv12")" "two sources on one GPU"
 
-# contexts GRAPH OPTIONS: what contexts FFmpeg made while the graph ran
+# after_library OPTION...: an input whose GPU the library opens by itself, and
+# then one whose frames are FFmpeg's; also what ffmpeg complains of.
+after_library() {
+    complex "[0]null[a];[1]$download[b];[a][b]concat" "$@" \
+        -f lavfi -i "$one:device=cuda,format=nv12" \
+        -f lavfi -i "$one:output=cuda"
+    cat log
+}
+is "$(after_library)" "$first
+$first" "the library leaves the primary context in a way that FFmpeg takes"
+
+# contexts GRAPH OPTIONS: what contexts were made while the graph ran; a driver
+# does not tell, so that a GPU only shows that the frames are right
 contexts() {
     local graph=$1
     shift
     rm -f contexts.log
     EMULATED_DRIVER_LOG=$tmp/contexts.log complex "$graph" "$@" > hashes.log
     [ "$(cat hashes.log)" = "$first" ] || { echo "other frames"; return; }
+    [ $gpu = no ] || { echo any; return; }
     sort contexts.log | tr '\n' ';'
 }
 
+# uses EXPECTED NAME GRAPH OPTIONS
+uses() {
+    local expected=$1 name=$2
+    shift 2
+    [ $gpu = no ] || expected=any
+    is "$(contexts "$@")" "$expected" "$name"
+}
+
+uses "the primary context of device 0;" \
+    "without a device the filter opens the primary context" "$one,$download"
+uses "the primary context of device 0;" "and so does the library" \
+    "$one:device=cuda,format=nv12"
+uses "a context of device 0;" "a given device is used" "$one,$download" \
+    -init_hw_device cuda=d:0
+uses "the primary context of device 0;" "on its primary context as well" \
+    "$one,$download" -init_hw_device cuda=d:0,primary_ctx=1
+uses "a context of device 0;the primary context of device 0;" \
+    "that of -filter_hw_device" "$one,$download" -init_hw_device cuda=d:0 \
+    -init_hw_device cuda=e:0,primary_ctx=1 -filter_hw_device e
+uses "a context of device 0;" "software frames from a given device" \
+    "$one:device=cuda,format=nv12" -init_hw_device cuda=d:0
+if [ $gpu = yes ] && [ "$(nvidia-smi -L 2> /dev/null | grep -c ^GPU)" -lt 2 ]; then
+    skip "there is no second GPU"
+else
+    uses "the primary context of device 1;" "gpu=1" "$one:gpu=1,$download"
+    uses "a context of device 1;" "a given device of GPU 1" "$one,$download" \
+        -init_hw_device cuda=d:1
+    uses "the primary context of device 1;" "on its primary context as well" \
+        "$one,$download" -init_hw_device cuda=d:1,primary_ctx=1
+    uses "a context of device 1;the primary context of device 0;" \
+        "gpu=0 against a given device of GPU 1" "$one:gpu=0,$download" \
+        -init_hw_device cuda=d:1
+    uses "a context of device 1;" "software frames from a given device of GPU 1" \
+        "$one:device=cuda,format=nv12" -init_hw_device cuda=d:1
+fi
 if [ $gpu = yes ]; then
-    skip "a driver does not tell what contexts were made"
+    skip "nobody else uses the primary context with other flags"
     finish
 fi
-is "$(contexts "$one,$download")" "the primary context of device 0;" \
-    "without a device the filter opens the primary context"
-is "$(contexts "$one:gpu=1,$download")" "the primary context of device 1;" \
-    "gpu=1"
-is "$(contexts "$one,$download" -init_hw_device cuda=d:1)" \
-    "a context of device 1;" "a given device is used"
-is "$(contexts "$one,$download" -init_hw_device cuda=d:1,primary_ctx=1)" \
-    "the primary context of device 1;" "on its primary context as well"
-is "$(contexts "$one:gpu=0,$download" -init_hw_device cuda=d:1)" \
-    "a context of device 1;the primary context of device 0;" \
-    "gpu=0 against a given device of GPU 1"
-is "$(contexts "$one:device=cuda,format=nv12" -init_hw_device cuda=d:1)" \
-    "a context of device 1;" "software frames from a given device"
 EMULATED_PRIMARY_FLAGS=0
 export EMULATED_PRIMARY_FLAGS
 is "$(contexts "$one,$download")" "a context of device 0;" \
     "a primary context that is in use with other flags is left alone"
+is "$(contexts "$one:device=cuda,format=nv12")" \
+    "the primary context of device 0 with flags 0;" "the library can use it"
 unset EMULATED_PRIMARY_FLAGS
 
 finish

@@ -33,14 +33,20 @@ tests_failed=0
 
 diag() { printf '%s\n' "$*" | sed 's/^/# /'; }
 
-# pass STATUS NAME: one check, from an exit status
+# pass STATUS NAME: one check, from an exit status. A failed one shows what the
+# programs said that were run for it.
 pass() {
     tests_run=$((tests_run + 1))
     if [ "$1" = 0 ]; then
         echo "ok $tests_run - $2"
+        rm -f "$tmp/said"
     else
         tests_failed=$((tests_failed + 1))
         echo "not ok $tests_run - $2"
+        if [ -e "$tmp/said" ]; then
+            tail -n 24 "$tmp/said" | cut -c 1-400 | sed 's/^/#   /'
+            rm -f "$tmp/said"
+        fi
         return 1
     fi
 }
@@ -53,10 +59,17 @@ ok() {
     pass $? "$name"
 }
 
-# is GOT EXPECTED NAME
+# is GOT EXPECTED NAME; nothing is never right, also where it was to be equal to
+# what another command gives
 is() {
-    [ "$1" = "$2" ]
+    [ "$1" = "$2" ] && [ -n "$1" ]
     pass $? "$3" || { diag "got:      $1"; diag "expected: $2"; return 1; }
+}
+
+# nothing GOT NAME
+nothing() {
+    [ -z "$1" ]
+    pass $? "$2" || { diag "got: $1"; return 1; }
 }
 
 # isnt GOT OTHER NAME
@@ -96,9 +109,22 @@ finish() {
 
 [ -x "$ffmpeg" ] || skip_all "there is no $ffmpeg; make ffmpeg builds it"
 
-# ff ARGUMENTS...: ffmpeg, with its errors in $tmp/log; killed when it hangs
+# saying COMMAND...: with its errors in $tmp/log and, for a failed check, after
+# those of others in $tmp/said; killed when it hangs
+saying() {
+    timeout -k 5 100 "$@" 2> "$tmp/log"
+    local status=$?
+    {
+        echo "$ $(basename "$1") ${*:2}"
+        tail -n 12 "$tmp/log"
+        [ $status = 0 ] || echo "exit status $status"
+    } >> "$tmp/said"
+    return $status
+}
+
+# ff ARGUMENTS...: ffmpeg, with its errors in $tmp/log
 ff() {
-    timeout -k 5 100 "$ffmpeg" -nostdin -hide_banner -y -v error "$@" 2> "$tmp/log"
+    saying "$ffmpeg" -nostdin -hide_banner -y -v error "$@"
 }
 
 # hashes GRAPH: one MD5 for each frame that the graph gives
@@ -108,21 +134,21 @@ hashes() {
 
 # frames GRAPH ENTRIES: those entries of each frame, as name=value|name=value
 frames() {
-    timeout -k 5 100 "$ffprobe" -v error -f lavfi -i "$1" \
-        -show_entries "frame=$2" -of compact=p=0 2> "$tmp/log"
+    saying "$ffprobe" -v error -f lavfi -i "$1" \
+        -show_entries "frame=$2" -of compact=p=0
 }
 
 # tags GRAPH NAME: the value of lavfi.causvid.NAME of each frame
 tags() {
-    timeout -k 5 100 "$ffprobe" -v error -f lavfi -i "$1" -show_entries \
-        "frame_tags=lavfi.causvid.$2" -of default=nk=1:nw=1 2> "$tmp/log"
+    saying "$ffprobe" -v error -f lavfi -i "$1" -show_entries \
+        "frame_tags=lavfi.causvid.$2" -of default=nk=1:nw=1
 }
 
 # frame_prompts GRAPH: "number block prompt" for each frame
 frame_prompts() {
-    timeout -k 5 100 "$ffprobe" -v error -f lavfi -i "$1" -show_entries \
+    saying "$ffprobe" -v error -f lavfi -i "$1" -show_entries \
         frame=pts:frame_tags=lavfi.causvid.block,lavfi.causvid.prompt \
-        -of json 2> "$tmp/log" | awk -F'"' '
+        -of json | awk -F'"' '
             /"pts"/ { gsub(/[^0-9]/, "", $3); pts = $3 }
             /lavfi.causvid.block/ { block = $4 }
             /lavfi.causvid.prompt/ { prompt = $4 }

@@ -31,7 +31,7 @@ for file in $hooks; do
     ok "$file has its hook" grep -qi causvid "tree/$file"
 done
 ok "vf_causvid.c is there" cmp "$src/vf_causvid.c" tree/libavfilter/vf_causvid.c
-is "$(find tree -name '*.orig' -o -name '*.rej')" "" "nothing else is left behind"
+nothing "$(find tree -name '*.orig' -o -name '*.rej')" "nothing else is left behind"
 
 before=$(state tree)
 touch -d '2001-01-01' tree/libavfilter/vf_causvid.c

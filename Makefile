@@ -239,7 +239,7 @@ VALGRIND = valgrind -q --error-exitcode=99 --leak-check=full
 .PHONY: check-valgrind
 check-valgrind: all tests
 	@$(PROVE) --exec '$(VALGRIND)' $(filter-out %/test_device,$(call c_test,unit)) \
-	    $(filter-out %/test_bad_models %/test_bad_weights %/test_cuda,$(call c_test,model))
+	    $(filter-out %/test_bad_models %/test_bad_weights %/test_cuda %/test_engines,$(call c_test,model))
 
 # The fuzzers are built in a configuration of their own, by clang.
 FUZZ_SECONDS ?= 60
@@ -318,7 +318,7 @@ run-check: all tests
 GPU_PARTS ?=
 .PHONY: check-gpu
 ifeq ($(HAVE_CUDA),1)
-check-gpu: all $(BUILD)/tests/ops/test_ops $(BUILD)/tests/model/test_cuda
+check-gpu: all $(patsubst %,$(BUILD)/tests/%,ops/test_ops model/test_cuda model/test_engines)
 	@env $(TEST_ENV) tests/gpu/run.sh $(GPU_PARTS)
 else
 check-gpu:
@@ -327,7 +327,9 @@ check-gpu:
 	@exit 1
 endif
 
-# The sample model, and the published shapes where there is a GPU.
+# The sample model, and the published shapes where there is a GPU; beside
+# PyTorch's speed where that sees the GPU. PYTHON: the interpreter that has it.
+PYTHON ?= python3
 .PHONY: bench
 bench: all
 	@$(CLI) bench
@@ -336,7 +338,11 @@ ifeq ($(HAVE_CUDA),1)
 	then \
 	    $(CLI) bench --device cuda --model random:wan-1.3b --variant causal && \
 	    $(CLI) bench --device cuda --model random:wan-14b --size 832x480 \
-	        --frames 81 --steps 6; \
+	        --frames 81 --steps 6 && \
+	    if $(PYTHON) -c 'import torch; assert torch.cuda.is_available()' \
+	        2> /dev/null; \
+	    then $(PYTHON) tests/bench/peer.py --with-causvid $(CLI); \
+	    else echo "PyTorch is not there, or sees no GPU: no comparison."; fi; \
 	fi
 endif
 
@@ -388,7 +394,8 @@ help:
 	@echo "make check-unit, check-ops, check-model, check-engine"
 	@echo "                   some of the tests, without FFmpeg"
 	@echo "make check-gpu     the tests that need a GPU on a machine with one"
-	@echo "make bench         measure clips: the sample model, and large ones on a GPU"
+	@echo "make bench         measure clips: the sample model; on a GPU also large ones,"
+	@echo "                   beside PyTorch where PYTHON=$(PYTHON) has it"
 	@echo "make check-valgrind   unit and model tests under valgrind"
 	@echo "make fuzz          run the fuzzers, FUZZ_SECONDS=$(FUZZ_SECONDS) each"
 	@echo "make ffmpeg        FFmpeg with the causvid source, $(BUILD)/bin/ffmpeg;"

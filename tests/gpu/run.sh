@@ -8,6 +8,8 @@
 #   ops        every operation against double precision: Hopper's kernels,
 #              the generic ones, float32
 #   clip       a whole clip of the small fixture against PyTorch's
+#   engines    several engines at the same time, also of 1.3B, on two GPUs and
+#              in a caller's context
 #   sanitizer  the operations under compute-sanitizer: memcheck, racecheck
 #   reference  real widths and whole clips beside PyTorch: reference.py
 #   evaluate   the sample model's scores, on the GPU and on the CPU
@@ -43,10 +45,10 @@ if [ "${1:-}" = --rehearse ]; then
     rehearse=yes
     shift
 fi
-[ $# -gt 0 ] || set -- ops clip sanitizer reference evaluate
+[ $# -gt 0 ] || set -- ops clip engines sanitizer reference evaluate
 for part; do
     case $part in
-    ops|clip|sanitizer|reference|evaluate) ;;
+    ops|clip|engines|sanitizer|reference|evaluate) ;;
     *) echo "run.sh: unknown part '$part'; see the top of $0" >&2; exit 2 ;;
     esac
 done
@@ -152,6 +154,12 @@ run_clip() {
     set --
     [ $rehearse = yes ] || set -- --gpu
     step "clip: small fixture" 300 "$build/tests/model/test_cuda" "$@"
+}
+
+run_engines() {
+    set --
+    [ $rehearse = yes ] || set -- --gpu
+    step "engines: several at a time" 180 "$build/tests/model/test_engines" "$@"
 }
 
 run_sanitizer() {

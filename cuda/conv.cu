@@ -15,17 +15,16 @@
  * the same stages element by element.
  *
  * Bound by the tensor cores as mma.sync reaches them and by L2: at 832x480,
- * for one latent frame (4 frames of the clip; all predicted, H200, with 790
- * TFLOP/s in mind of which mma.sync gets some 60 %):
- *   1/8: 6,240 pixels, 384 -> 384, 3x3x3: 50 GFLOP, 0.2 ms. 147 blocks of
- *     128 x 128 would leave the second wave nearly empty: 64 x 128.
- *   1/4: 49,920 pixels, 384 -> 384: 397 GFLOP, 1.2 ms at 330 TFLOP/s. A step
- *     of 128 x 128 x 32 reads 16 KB for 1.05 MFLOP: 5.2 TB/s from L2, where
- *     each pixel lies that 27 taps read.
- *   1/1: 1.6 million pixels, 96 -> 96: 795 GFLOP, 2.8 ms at 280 TFLOP/s. A
+ * for one latent frame (4 frames of the clip), measured on an H200:
+ *   1/8: 6,240 pixels, 384 -> 384, 3x3x3: 50 GFLOP, 0.28 ms (predicted: 0.2).
+ *     147 blocks of 128 x 128 would leave the second wave nearly empty: 64 x
+ *     128.
+ *   1/4: 49,920 pixels, 384 -> 384: 397 GFLOP, 1.22 ms, 326 TFLOP/s. A step of
+ *     128 x 128 x 32 reads 16 KB for 1.05 MFLOP: 5.2 TB/s from L2, where each
+ *     pixel lies that 27 taps read.
+ *   1/1: 1.6 million pixels, 96 -> 96: 795 GFLOP, 2.89 ms, 275 TFLOP/s. A
  *     step of 128 x 96 reads 14 KB for 0.79 MFLOP: L2 is the limit.
- *   The whole decoder, 275 TFLOP: 0.9 to 1.0 s.
- * Not done yet: up = 2 costs its 9 taps on the doubled picture; four 2x2
+ * Not done: up = 2 costs its 9 taps on the doubled picture; four 2x2
  * convolutions with summed weights would be 4/9 of that (25 TFLOP). Taps of
  * one row taken one after another for the same channels would find two of
  * three pixels in L1 (cp.async.ca); to be measured.

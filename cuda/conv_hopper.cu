@@ -20,24 +20,30 @@
  * with kernels of 2x2 (taps that read the same pixel are summed, and rounded
  * to bf16 again), 4/9 of the work.
  *
- * Bound by the tensor cores; all predicted, H200, one latent frame:
+ * Bound by the tensor cores. Measured on an H200, one latent frame:
  *   1/8: 6,240 pixels, 384 -> 384: 50 GFLOP. 26 x 3 tiles for 132
- *     multiprocessors; 96 channels a tile make 104 of them: 0.1 ms.
- *   1/4: 49,920 pixels, 384 -> 384: 397 GFLOP, 0.65 ms at 610 TFLOP/s.
- *   1/1: 1.6 million pixels, 96 -> 96: 795 GFLOP, 1.6 ms at 500 TFLOP/s. Of
+ *     multiprocessors; 96 channels a tile make 104 of them: 0.095 ms, 521
+ *     TFLOP/s.
+ *   1/4: 49,920 pixels, 384 -> 384: 397 GFLOP, 0.54 ms, 741 TFLOP/s (predicted:
+ *     610).
+ *   1/2: 399,360 pixels, 192 -> 192: 795 GFLOP, 1.16 ms, 683 TFLOP/s.
+ *   1/1: 1.6 million pixels, 96 -> 96: 795 GFLOP, 1.48 ms, 536 TFLOP/s. Of
  *     a window's second 64 channels only 32 exist, and only they are
  *     multiplied. 9 taps of 64 channels read 51 + 108 KB for 28 MFLOP: 3 TB/s
  *     from L2 at that rate (without kShare 8 TB/s, more than it has).
  *     wgmma itself reads 5 KB of shared memory in 48 clocks and the copies
  *     write 23 bytes a clock: all of the 128 bytes a clock that there are.
- *   The whole decoder: 275 TFLOP, of which up = 2 saves 14: 0.5 s.
+ *   The head, 96 -> 3: 0.73 ms, where reading takes 0.08: a matrix of 16
+ *     columns costs wgmma nearly what one of 96 does.
+ *   The whole decoder: 275 TFLOP, of which up = 2 saves 14; 81 frames 0.58 s
+ *     with norms and attention (predicted: 0.5).
  * Not done: the epilogue writes 4 bytes a lane and does not overlap with the
  * tile's own products (5 to 10 % at 96 channels).
  *
- * Not run on a GPU yet. kShare relies on the 128-byte swizzle going by address
- * bits 7 to 9 also where a matrix begins between two multiples of 1024 bytes
- * and its groups of 8 rows are 1280 bytes apart. PTX's description of the
- * descriptor's base offset says so; with kShare 0 nothing depends on it.
+ * kShare relies on the 128-byte swizzle going by address bits 7 to 9 also where
+ * a matrix begins between two multiples of 1024 bytes and its groups of 8 rows
+ * are 1280 bytes apart. PTX's description of the descriptor's base offset says
+ * so, and it is what an H200 does; with kShare 0 nothing depends on it.
  */
 #include "conv.cuh"
 #include "hopper.cuh"

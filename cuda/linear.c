@@ -7,10 +7,11 @@
  * cuBLASLt, out^T = weight^T' x: A = weight (transposed), B = x, D = out, and a
  * bias runs down a column of D, as the library wants it.
  *
- * Bound by operations. Predicted from measured rates (about 800 TFLOP/s in
- * bf16 on an H200) for Wan 14B, 32,760 tokens, dim 5120, ffn 13,824:
- *     qkv 5120 -> 15,360: 6.4 ms; o, cross q, cross o: 2.1 ms each;
- *     ffn 5120 -> 13,824 and back: 5.8 and 6.6 ms; 25 ms a layer.
+ * Bound by operations, and on an H200 by power: 800 TFLOP/s in bf16 for the
+ * first milliseconds, 700 to 750 then. Wan 14B, 32,760 tokens, dim 5120, ffn
+ * 13,824, so measured with the library alone:
+ *     qkv 5120 -> 15,360: 7.3 ms; o, cross q, cross o: 2.3 ms each;
+ *     ffn 5120 -> 13,824 and back: 6.9 and 6.6 ms; 28 ms a layer.
  *
  * What follows the product, y = x w^T + b:
  * - In the library's epilogue, without another pass over memory: nothing, GELU
@@ -21,7 +22,7 @@
  *   all else. The rows go through in pieces of CHUNK bytes, which stay in the
  *   L2 cache between the two (50 MB on an H100 or H200). From memory it would
  *   be 8 bytes more an element, 1.3 GB for [32,760, 5120]: 0.3 ms on top of
- *   2.1 ms; from L2 it is less.
+ *   2.3 ms. Measured through L2: 2.8 ms, of which smaller products cost a part.
  *
  * Split sums are added in float32, never in bf16 and never by atomics, so a
  * product's bits do not change from run to run.

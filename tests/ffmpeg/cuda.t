@@ -129,6 +129,15 @@ done
 is "$(hashes "$one,format=cuda:color_ranges=pc,hwdownload,format=nv12")" \
     "$(hashes "$one:device=cuda,format=nv12:color_ranges=pc")" "full range"
 
+# The sample model through all of it, in float32, beside the CPU's clip.
+clip="causvid=prompt='$prompt':model=$src/samples/shapes:s=64x48:seed=1:d=0.5:precision=fp32"
+ff -f lavfi -i "$clip:format=yuv420p,hwdownload,format=yuv420p" \
+    -f lavfi -i "$clip:device=cpu,format=yuv420p" \
+    -filter_complex "[0][1]psnr=stats_file=psnr" -f null -
+is "$(sed -n 's/.*psnr_avg:\([^ ]*\) .*/\1/p' psnr |
+    awk '$1 == "inf" || $1 >= 50 { n++ } END { print n + 0, NR }')" "8 8" \
+    "frames in GPU memory show what the CPU's do" || diag "$(cat psnr)"
+
 # ---------------------------------------------------------- negotiation, tags
 
 # tags_of GRAPH: pixel format and colour tags of a frame

@@ -13,6 +13,7 @@
 #   sanitizer  the operations under compute-sanitizer: memcheck, racecheck
 #   reference  real widths and whole clips beside PyTorch: reference.py
 #   evaluate   the sample model's scores, on the GPU and on the CPU
+#   ffmpeg     frames in GPU memory: FFmpeg with tests/ffmpeg/cuda.t
 # Without a PART all of them. Each step has a time limit; a failed one does not
 # end the others. Exit status 0: all that ran passed; steps that could not run
 # are SKIP in the table, with the reason.
@@ -22,7 +23,8 @@
 #
 # Environment: CAUSVID_SRC, CAUSVID_BUILD; PYTHON; GPU_WORK, where logs go and
 # the random models of `reference` (12 GB), default CAUSVID_BUILD/gpu;
-# REFERENCE_ARGS; EVALUATE_EVERY (8), of the list of prompts.
+# REFERENCE_ARGS; EVALUATE_EVERY (8), of the list of prompts; FFMPEG, FFPROBE,
+# default those in CAUSVID_BUILD/bin.
 
 set -u
 LC_ALL=C; export LC_ALL
@@ -31,7 +33,7 @@ library_path=${LD_LIBRARY_PATH:-}
 if [ -d "$here/build" ]; then # packed
     src=${CAUSVID_SRC:-$here}
     build=$here/build
-    library_path=$here/lib${library_path:+:$library_path}
+    library_path=$here/lib:$build/lib${library_path:+:$library_path}
 else
     src=${CAUSVID_SRC:-$here/../..}
     build=${CAUSVID_BUILD:-$src/build}
@@ -111,6 +113,10 @@ note() { # RESULT SECONDS NAME WORDS
     printf '%-6s %7s s  %-34s %s\n' "$1" "$2" "$3" "$4" | tee -a "$table"
 }
 
+# What is shown of the log of a failed step: these lines, or its end.
+show='^not ok|^Bail out|^# .*(failed|error)|^========='
+show_lines=24 show_columns=160
+
 # step NAME LIMIT COMMAND...: under a time limit, in a log of its own
 step() {
     name=$1; limit=$2; shift 2
@@ -127,8 +133,8 @@ step() {
         words="status $status"
         [ $status = 124 ] && words="longer than $limit s"
         note FAIL "$took" "$name" "$words: $log"
-        { grep -E '^not ok|^Bail out|^# .*(failed|error)|^=========' "$log" ||
-            tail -n 12 "$log"; } | head -n 24 | cut -c 1-160
+        { grep -E "$show" "$log" || tail -n 12 "$log"; } |
+            head -n $show_lines | cut -c 1-$show_columns
     fi
     return $status
 }
@@ -242,6 +248,39 @@ run_evaluate() {
         same_scores "$work/evaluate-cpu.log" "$log" $share && result=pass
         note $result - "the same scores, $precision" "$share may differ"
     done
+}
+
+run_ffmpeg() {
+    FFMPEG=${FFMPEG:-$build/bin/ffmpeg}
+    FFPROBE=${FFPROBE:-$build/bin/ffprobe}
+    export FFMPEG FFPROBE
+    if [ ! -x "$FFMPEG" ]; then
+        skip ffmpeg "there is no $FFMPEG: make ffmpeg, pack.sh --ffmpeg"
+        return
+    elif ! ours "$FFMPEG" -v error -init_hw_device list > "$work/ffmpeg.log" 2>&1
+    then
+        note FAIL - ffmpeg "it does not run: $(tail -n 1 "$work/ffmpeg.log")"
+        return
+    elif ! grep -qx cuda "$work/ffmpeg.log"; then
+        skip ffmpeg "$FFMPEG was built without CUDA (nv-codec-headers)"
+        return
+    fi
+    gpu=yes
+    [ $rehearse = no ] || gpu=no
+    # All that a failed check tells, with ffmpeg's own words.
+    show='^not ok|^#' show_lines=200 show_columns=500
+    step "ffmpeg: frames in GPU memory" 400 env CAUSVID_GPU=$gpu \
+        "$src/tests/ffmpeg/cuda.t"
+    sed -n 's/^ok.*# SKIP /       not shown: /p' "$log"
+    [ $rehearse = no ] || return
+    # To be looked at: $work/clip.mp4.
+    graph="causvid=prompt='a red circle moves right on a blue background'"
+    graph="$graph:model=$model:seed=1:output=cuda,scale_cuda=640:-2"
+    step "ffmpeg: clip of the sample model" 60 "$FFMPEG" -nostdin -hide_banner \
+        -y -benchmark -init_hw_device cuda \
+        -filter_complex "$graph,hwdownload,format=nv12" -c:v libx264 \
+        "$work/clip.mp4" &&
+        grep -E '^frame=|^bench: utime' "$log" | tail -n 2
 }
 
 # ---- all of it

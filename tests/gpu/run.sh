@@ -47,10 +47,10 @@ if [ "${1:-}" = --rehearse ]; then
     rehearse=yes
     shift
 fi
-[ $# -gt 0 ] || set -- ops clip engines sanitizer reference evaluate
+[ $# -gt 0 ] || set -- ops clip engines sanitizer reference evaluate ffmpeg
 for part; do
     case $part in
-    ops|clip|engines|sanitizer|reference|evaluate) ;;
+    ops|clip|engines|sanitizer|reference|evaluate|ffmpeg) ;;
     *) echo "run.sh: unknown part '$part'; see the top of $0" >&2; exit 2 ;;
     esac
 done

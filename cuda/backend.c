@@ -212,6 +212,7 @@ static int take_memory(CvCuda *cuda, char why[CV_WHY_SIZE])
     cudaError_t error;
 
     cudaMemGetInfo(&available, &total);
+    cuda->host->before = (int64_t)(total - available);
     error = cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking);
     if (!error)
         error = cudaStreamCreateWithFlags(&cuda->pictures,

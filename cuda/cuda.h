@@ -75,7 +75,7 @@ int cv_cuda_download(CvBackend *b, float *dst, const CvTensor *src);
 int cv_cuda_zero(CvBackend *b, const CvTensor *t);
 int cv_cuda_copy(CvBackend *b, const CvTensor *dst, const CvTensor *src);
 int cv_cuda_finish(CvBackend *b);
-int cv_cuda_memory(CvBackend *b, int64_t *used);
+int cv_cuda_memory(CvBackend *b, CvMemory *memory);
 
 /* memory.c; its kernel is in reduce.cu: *bits (device, 0 before) becomes the
  * bits of the largest absolute value, above those of infinity with a NaN. */

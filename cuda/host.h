@@ -42,7 +42,8 @@ struct CvCudaHost {
     unsigned *word;            /* device: flag of cv_cuda_cast, or a result */
     unsigned *word_host;       /* pinned */
     int64_t budget;            /* bytes, 0: none */
-    int64_t taken;
+    int64_t taken;             /* the backend's own included */
+    int64_t before;            /* of the device, before anything was taken */
     CvCudaBlock *blocks;
 
     /* pictures.c; used by the thread that reads frames */

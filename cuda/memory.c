@@ -276,13 +276,21 @@ int cv_cuda_finish(CvBackend *b)
                          "waiting for the GPU");
 }
 
-int cv_cuda_memory(CvBackend *b, int64_t *used)
+int cv_cuda_memory(CvBackend *b, CvMemory *memory)
 {
     CvCuda *cuda = cv_cuda(b);
+    struct CvCudaHost *host = cuda->host;
     size_t available = 0, total = 0;
     cudaError_t error = cudaMemGetInfo(&available, &total);
 
-    *used = (int64_t)(total - available);
+    memory->used   = (int64_t)(total - available);
+    memory->before = host->before;
+    memory->taken  = host->taken;
+    memory->room   = (int64_t)available - CV_CUDA_CODE_BYTES;
+    if (memory->room < 0)
+        memory->room = 0;
+    if (host->budget)
+        memory->budget = host->budget;
     return cv_cuda_check(cuda, error, "asking for the memory");
 }
 

@@ -186,7 +186,15 @@ typedef struct CausvidSettings {
     int (*abort)(void *cookie);
     void *cookie; /**< first argument of the callbacks */
 
-    void *reserved[16]; /**< leave as causvid_default_settings() set them */
+    /**
+     * The clip that will be started first, or NULL: the recipe's. What it asks
+     * of memory decides how the model is loaded on a GPU, and too little is
+     * said before loading. Its strings are not looked at; other clips may
+     * follow.
+     */
+    const struct CausvidClip *clip;
+
+    void *reserved[15]; /**< leave as causvid_default_settings() set them */
 } CausvidSettings;
 
 /**

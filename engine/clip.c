@@ -151,6 +151,13 @@ int cv_clip_init(CvClip *clip, const CvModel *model, const CausvidClip *args)
     return make_schedule(clip, model, args);
 }
 
+int cv_clip_slots(const CvClip *clip)
+{
+    /* A causal block is decoded while the one before is read; of a clip that
+     * is one block, one latent is read while the next is decoded. */
+    return clip->causal ? 2 * clip->block_latents : 2;
+}
+
 int64_t cv_latent_of_frame(int64_t frame, int time_scale, int *place)
 {
     if (frame == 0) {

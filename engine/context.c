@@ -63,7 +63,8 @@ int causvid_open(CausvidContext **ctx, const CausvidSettings *settings)
     cv_log_init(&c->log, settings);
     c->progress = settings->progress;
     c->cookie   = settings->cookie;
-    if ((err = cv_model_open(&c->model, settings, NULL, &c->log)) < 0) {
+    if ((err = cv_model_open(&c->model, settings, NULL, &c->log)) < 0 ||
+        (err = cv_model_load(&c->model, settings->clip)) < 0) {
         causvid_close(&c);
         return err;
     }

@@ -14,11 +14,15 @@
 
 /* Changes when CvCudaSettings, CvBackend, CvOps or the arguments of an
  * operation do: a module of another version is refused. */
-#define CV_CUDA_ABI 2
+#define CV_CUDA_ABI 3
 
 /* Device memory that an open backend takes for itself; weights and clips come
  * on top, and what CUDA and its libraries need for their code. */
 #define CV_CUDA_OWN_BYTES ((int64_t)136 << 20)
+
+/* Device memory that CUDA takes for code: it loads kernels, ours and those of
+ * cuBLASLt, when they are first used. An allowance: nobody can ask for it. */
+#define CV_CUDA_CODE_BYTES ((int64_t)64 << 20)
 
 /* How to open the CUDA backend. */
 typedef struct CvCudaSettings {

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "budget.h"
 #include "generator.h"
 
 /* Latents, text embeddings and pixels of a sound model are of the order of 1
@@ -121,12 +122,8 @@ static int set_text(CvGenerator *g, CvDitState *state, const void *data,
     if ((err = cv_arena_tensor(arena, &embeds)) < 0)
         goto end;
     if (type == CV_I32) {
-        CvTensor ids = CV_TENSOR(NULL, CV_I32, n);
-
-        if ((err = cv_arena_tensor(arena, &ids)) < 0 ||
-            (err = cv_upload(g->run.backend, &ids, data, CV_I32)) < 0 ||
-            (err = cv_umt5_forward(g->model->umt5, &g->run, &embeds,
-                                   &ids)) < 0 ||
+        if ((err = cv_umt5_forward(g->model->umt5, &g->run, &embeds,
+                                   data)) < 0 ||
             (err = check_values(g, &embeds, "text encoder",
                                 g->model->files.text_encoder)) < 0)
             goto end;
@@ -294,30 +291,58 @@ static int rehearse(CvGenerator *g)
     return 0;
 }
 
+static void init(CvGenerator *g, const CvModel *model, const CvClip *clip,
+                 CvArena *arena, int picture_slots)
+{
+    memset(g, 0, sizeof(*g));
+    g->model = model;
+    g->log   = model->log;
+    g->clip  = *clip;
+    g->picture_slots = picture_slots;
+    g->run = (CvRun){ .backend = model->backend, .arena = arena,
+                      .log = model->log };
+}
+
+static int plan(CvGenerator *g)
+{
+    int err;
+
+    cv_arena_plan(g->run.arena, g->run.backend);
+    err = build(g);
+    if (!err)
+        err = rehearse(g);
+    g->run.backend->planning = 0;
+    return err;
+}
+
+int cv_generator_plan(int64_t *bytes, const CvModel *model, const CvClip *clip,
+                      int picture_slots)
+{
+    CvArena arena = { 0 };
+    CvGenerator g;
+    int err;
+
+    init(&g, model, clip, &arena, picture_slots);
+    err    = plan(&g);
+    *bytes = (int64_t)arena.peak;
+    cv_generator_close(&g);
+    return err;
+}
+
 int cv_generator_open(CvGenerator *g, const CvModel *model, const CvClip *clip,
                       const CvTap *tap, CvArena *arena, int picture_slots)
 {
     int64_t bytes;
     int err;
 
-    memset(g, 0, sizeof(*g));
-    g->model = model;
-    g->log   = model->log;
-    g->clip  = *clip;
+    init(g, model, clip, arena, picture_slots);
     if (tap)
         g->tap = *tap;
-    g->picture_slots = picture_slots;
-    g->run = (CvRun){ .backend = model->backend, .arena = arena,
-                      .log = model->log };
-
-    cv_arena_plan(arena, model->backend);
-    err = build(g);
-    if (!err)
-        err = rehearse(g);
-    model->backend->planning = 0;
-    if (err < 0)
-        goto fail;
-    if ((err = cv_arena_take(arena, g->log, "this clip")) < 0 ||
+    do
+        err = plan(g);
+    while (!err && (err = cv_budget_clip(model, clip, arena)) > 0);
+    if (err < 0 ||
+        (err = cv_arena_take(arena, g->log, "this clip")) < 0 ||
         (err = build(g)) < 0)
         goto fail;
     bytes   = cv_tensor_bytes(&g->sampler.x);

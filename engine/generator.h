@@ -31,6 +31,9 @@ typedef struct CvClip {
 /* EINVAL names the option, its value and the nearest legal one. */
 int cv_clip_init(CvClip *clip, const CvModel *model, const CausvidClip *args);
 
+/* Latents whose frames wait for a reader while the next ones are made. */
+int cv_clip_slots(const CvClip *clip);
+
 /* Where tensors come from and who looks at them, for tests and traces. */
 typedef struct CvTap {
     void *cookie;
@@ -60,6 +63,10 @@ typedef struct CvGenerator {
     int picture_slots;
     float *host;               /* one block of latents */
 } CvGenerator;
+
+/* Bytes that a clip takes of an arena. */
+int cv_generator_plan(int64_t *bytes, const CvModel *model, const CvClip *clip,
+                      int picture_slots);
 
 /* Plan, take the memory from `arena` (kept by the caller from clip to clip),
  * and prepare for block 0. picture_slots: latents whose frames can wait. */

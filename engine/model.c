@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "budget.h"
 #include "config.h"
 #include "device.h"
 #include "model.h"
@@ -188,6 +189,20 @@ fail:
     if (entered)
         cv_leave(model->backend);
     cv_model_close(model);
+    return err;
+}
+
+int cv_model_load(CvModel *model, const CausvidClip *first)
+{
+    int err = cv_enter(model->backend);
+
+    if (err < 0)
+        return err;
+    if (!(err = cv_budget_open(model, first)) &&
+        !(err = cv_umt5_load(model->umt5)) &&
+        !(err = cv_dit_load(model->dit)))
+        err = cv_vae_load(model->vae);
+    cv_leave(model->backend);
     return err;
 }
 

@@ -23,11 +23,16 @@ typedef struct CvModel {
     CvRecipe recipe;
 } CvModel;
 
-/* Load what the settings name. backend: NULL (one is opened as the settings
+/* Look at what the settings name: everything but the values of weights is
+ * checked, and clips can be planned. backend: NULL (one is opened as the settings
  * say) or an open one, which the model takes over, also on failure. On failure
  * the model is empty again. The log must outlive the model. */
 int cv_model_open(CvModel *model, const CausvidSettings *settings,
                   CvBackend *backend, CvLog *log);
+
+/* Load the weights, unless they and the clip that comes first (NULL: the
+ * recipe's) are too much for the memory. */
+int cv_model_load(CvModel *model, const CausvidClip *first);
 void cv_model_close(CvModel *model);
 
 /* Bytes of all weights on the backend. */

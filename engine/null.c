@@ -61,6 +61,12 @@ static int null_zero(CvBackend *b, const CvTensor *t)
     return 0;
 }
 
+static int null_memory(CvBackend *b, CvMemory *memory)
+{
+    (void)b, (void)memory; /* no limits */
+    return 0;
+}
+
 /* finish, enter */
 static int null_nothing(CvBackend *b)
 {
@@ -88,6 +94,7 @@ int cv_null_open(CvBackend **backend, CvLog *log)
         .zero    = null_zero,
         .random  = null_random,
         .finish  = null_nothing,
+        .memory  = null_memory,
         .enter   = null_nothing,
         .leave   = null_leave,
     };

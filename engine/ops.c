@@ -89,10 +89,10 @@ int cv_finish(CvBackend *b)
     RUN(finish)(b);
 }
 
-int cv_memory(CvBackend *b, int64_t *used)
+int cv_memory(CvBackend *b, CvMemory *memory)
 {
-    *used = 0;
-    RUN(memory)(b, used);
+    *memory = (CvMemory){ .room = INT64_MAX, .budget = INT64_MAX };
+    RUN(memory)(b, memory);
 }
 
 int cv_check(CvBackend *b, const CvTensor *t, float *largest)

@@ -130,6 +130,20 @@ typedef struct CvPictureArgs {
     CausvidPicture *pic;
 } CvPictureArgs;
 
+/* Bytes of the memory that tensors are in. */
+typedef struct CvMemory {
+    int64_t used;   /* CPU: the most that this process ever had. GPU: what is
+                       taken now, by this process and by others, contexts and
+                       code included. 0 when it cannot be told */
+    int64_t before; /* GPU: of that, what was taken before the backend took
+                       anything; CUDA's context is in it. CPU: 0 */
+    int64_t taken;  /* by the backend: what is given out, and its own buffers.
+                       CPU: 0, nobody counts */
+    int64_t room;   /* the device has room for so much more; INT64_MAX: not
+                       known, or not limited */
+    int64_t budget; /* the most that may be taken; INT64_MAX: no limit */
+} CvMemory;
+
 typedef struct CvOps {
     /* ---- memory ---- */
 
@@ -165,10 +179,8 @@ typedef struct CvOps {
     /* Wait until everything asked for so far is done. */
     int (*finish)(CvBackend *b);
 
-    /* *used = bytes of the memory that tensors are in. CPU: the most that this
-     * process ever had. GPU: what is taken now, by this process and by others,
-     * contexts and code included. 0 when it cannot be told. */
-    int (*memory)(CvBackend *b, int64_t *used);
+    /* What there is of the memory that tensors are in. */
+    int (*memory)(CvBackend *b, CvMemory *memory);
 
     /* *largest = the largest absolute value of t (float32 or A), NaN when it
      * holds one; 0 for a tensor without elements. Waits for it. */
@@ -336,7 +348,7 @@ int cv_zero(CvBackend *b, const CvTensor *t);
 int cv_copy(CvBackend *b, const CvTensor *dst, const CvTensor *src);
 int cv_random(CvBackend *b, const CvTensor *dst, uint64_t seed, float scale);
 int cv_finish(CvBackend *b);
-int cv_memory(CvBackend *b, int64_t *used);
+int cv_memory(CvBackend *b, CvMemory *memory);
 int cv_check(CvBackend *b, const CvTensor *t, float *largest);
 int cv_enter(CvBackend *b);  /* b may be NULL here and below */
 void cv_leave(CvBackend *b);

@@ -8,11 +8,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "budget.h"
 #include "pipeline.h"
-
-/* Latents whose frames wait when a clip is one block: one is read while the
- * next is decoded. */
-#define BIDIRECTIONAL_SLOTS 2
 
 /* A prompt and the first block that it applies to; newest last. */
 typedef struct Prompt {
@@ -235,7 +232,7 @@ static void tell_start(const CvPipeline *p)
            cv_sampler_name(clip->schedule.sampler), clip->guidance,
            (long long)clip->seed, g->run.backend->name,
            g->run.backend->device,
-           (double)(cv_model_bytes(g->model) + g->run.arena->size) / 1e6);
+           (double)cv_budget_peak(g->model, g->run.arena) / 1e6);
 }
 
 int cv_pipeline_start(CvPipeline **pipeline, const CvModel *model,
@@ -247,7 +244,7 @@ int cv_pipeline_start(CvPipeline **pipeline, const CvModel *model,
     CvClip clip;
     int32_t negative[CV_MAX_TOKENS];
     int64_t n_negative = 0;
-    int slots, err;
+    int err;
 
     *pipeline = NULL;
     if (!args->prompt)
@@ -272,9 +269,8 @@ int cv_pipeline_start(CvPipeline **pipeline, const CvModel *model,
         (err = cv_model_tokens(model, clip.negative_prompt, "negative_prompt",
                                1, negative, &n_negative)) < 0)
         goto fail;
-    slots = clip.causal ? 2 * clip.block_latents : BIDIRECTIONAL_SLOTS;
     if ((err = cv_generator_open(&p->generator, model, &clip, NULL, arena,
-                                 slots)) < 0 ||
+                                 cv_clip_slots(&clip))) < 0 ||
         (err = cv_generator_negative_prompt(&p->generator, negative,
                                             n_negative)) < 0)
         goto fail;

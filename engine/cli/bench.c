@@ -16,8 +16,8 @@
 #include <time.h>
 
 #include "bench.h"
+#include "budget.h"
 #include "cli.h"
-#include "device.h"
 #include "pipeline.h"
 
 /* Without --runs: so many, or as many as are thought to fit into this time. */
@@ -156,7 +156,7 @@ static int stages_of_clip(CvBench *b, Stages *s)
     memset(s, 0, sizeof(*s));
     /* as many slots as the pipeline takes: the same memory */
     err = cv_generator_open(&g, &b->model, &b->clip, &tap, &b->arena,
-                            b->clip.causal ? 2 * b->clip.block_latents : 2);
+                            cv_clip_slots(&b->clip));
     if (err < 0)
         return err;
     err = stage_text(b, &g, s);
@@ -215,10 +215,8 @@ static int measure(CvBench *b, const CausvidClip *args, int runs)
         b->seconds[CV_BENCH_VAE][i]      = s.vae;
         b->seconds[CV_BENCH_PICTURES][i] = s.pictures;
     }
-    b->predicted_bytes = (int64_t)(cv_model_bytes(&b->model) + b->arena.size);
-    if (!strcmp(b->model.backend->name, "cuda"))
-        b->predicted_bytes += CV_CUDA_OWN_BYTES;
-    return cv_memory(b->model.backend, &b->measured_bytes);
+    b->taken_bytes = cv_budget_peak(&b->model, &b->arena);
+    return cv_memory(b->model.backend, &b->memory);
 }
 
 /* The command line as it can be given again. */
@@ -243,9 +241,11 @@ static int run(CvBench *b, const CausvidSettings *settings,
 
     if (cv_model_open(&b->model, settings, NULL, &b->log) < 0)
         return 1;
-    b->load = now() - began;
     if (!cv_enter(b->model.backend)) {
-        if (!measure(b, args, runs)) {
+        int err = cv_model_load(&b->model, args);
+
+        b->load = now() - began;
+        if (!err && !measure(b, args, runs)) {
             status = cv_bench_print(b, form) < 0;
             if (status)
                 cv_fail_memory(&b->log, sizeof(*b), "the results");
@@ -263,6 +263,7 @@ int cv_cli_bench(int argc, char **argv)
     const char *variant = NULL, *size = NULL, *frames = NULL, *steps = NULL;
     const char *sampler = NULL, *precision = NULL, *device = NULL, *gpu = NULL;
     const char *runs = NULL, *threads = NULL, *prompt = NULL, *model = NULL;
+    const char *vram = NULL;
     int json = 0, markdown = 0, help = 0, verbose = 0;
     int n_runs = 0, n_frames = 0, choice = 0, status;
     const CvOption options[] = {
@@ -276,6 +277,7 @@ int cv_cli_bench(int argc, char **argv)
         { "precision", &precision, NULL, "NAME: auto, fp32 or bf16" },
         { "device", &device, NULL, "NAME: auto, cpu or cuda; default: auto" },
         { "gpu", &gpu, NULL, "N: which CUDA device" },
+        { "vram", &vram, NULL, "N: the most GPU memory to take, such as 12G" },
         { "threads", &threads, NULL, "N: CPU threads" },
         { "prompt", &prompt, NULL, "TEXT: what the clip shows" },
         { "runs", &runs, NULL, "N: default: 5, or as many as fit into five "
@@ -322,6 +324,7 @@ int cv_cli_bench(int argc, char **argv)
                              &args.steps) < 0) ||
         (runs && cv_cli_int("runs", runs, 1, CV_BENCH_RUNS, &n_runs) < 0) ||
         (gpu && cv_cli_int("gpu", gpu, 0, 1023, &settings.gpu) < 0) ||
+        (vram && cv_cli_bytes("vram", vram, &settings.vram_bytes) < 0) ||
         (threads && cv_cli_int("threads", threads, 1, 1024,
                                &settings.threads) < 0))
         goto end;

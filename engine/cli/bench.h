@@ -35,7 +35,8 @@ typedef struct CvBench {
     int runs;
     double seconds[CV_BENCH_TIMES][CV_BENCH_RUNS];
     double load, warm_up;                      /* seconds */
-    int64_t predicted_bytes, measured_bytes;   /* 0: cannot be told */
+    int64_t taken_bytes;                       /* as planned */
+    CvMemory memory;
     char command[1024];
 } CvBench;
 

@@ -10,6 +10,7 @@
 #include "bench.h"
 #include "commit.h" /* made by the Makefile: CV_COMMIT */
 #include "config.h"
+#include "device.h"
 
 /* A number with its name, beside what was published for the same clip. */
 typedef struct Row {
@@ -57,6 +58,7 @@ static int is_headline(const CvBench *b)
 
 static int make_rows(CvBench *b, Row rows[MAX_ROWS])
 {
+    const int gpu = !strcmp(b->model.backend->name, "cuda");
     double frames = (double)b->clip.frames;
     Row *r = rows, *last, *sampling, *continuous, *memory;
 
@@ -77,11 +79,18 @@ static int make_rows(CvBench *b, Row rows[MAX_ROWS])
     *r++ = times(b, CV_BENCH_CACHE, "cache_s", "stage: cache passes");
     *r++ = times(b, CV_BENCH_VAE, "vae_s", "stage: VAE");
     *r++ = times(b, CV_BENCH_PICTURES, "pictures_s", "stage: nv12 on the host");
+    if (gpu) {
+        *r++ = row("taken_gb", "memory, taken for model and clip", "GB",
+                   (double)b->taken_bytes / 1e9);
+        *r++ = row("before_gb", "memory, CUDA and other programs", "GB",
+                   (double)b->memory.before / 1e9);
+    }
     *r++ = row("predicted_gb", "memory, predicted peak", "GB",
-               (double)b->predicted_bytes / 1e9);
-    *r++ = row("measured_gb", !strcmp(b->model.backend->name, "cuda") ?
-               "memory, in use on the GPU" : "memory, peak of the process",
-               "GB", (double)b->measured_bytes / 1e9);
+               (double)(b->taken_bytes + (gpu ? b->memory.before +
+                                          CV_CUDA_CODE_BYTES : 0)) / 1e9);
+    *r++ = row("measured_gb", gpu ? "memory, in use on the GPU"
+                                  : "memory, peak of the process",
+               "GB", (double)b->memory.used / 1e9);
     memory = r - 1;
     if (is_headline(b)) {
         sampling->published   = 21;

@@ -29,6 +29,10 @@ void cv_cli_settings(CausvidSettings *settings, int verbose);
 int cv_cli_int(const char *name, const char *text, long min, long max,
                int *value);
 
+/* A number of bytes, such as 12G (thousands) or 800M, as FFmpeg reads it; -1
+ * after a line on stderr. */
+int cv_cli_bytes(const char *name, const char *text, int64_t *bytes);
+
 /* The value of --size, "WxH"; -1 after a line on stderr. */
 int cv_cli_size(const char *text, int *width, int *height);
 

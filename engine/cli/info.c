@@ -14,8 +14,9 @@
 #include "cli.h"
 #include "device.h"
 
+/* MB */
 typedef struct Memory {
-    double weights, clip; /* MB */
+    double weights, clip;
 } Memory;
 
 /* Open a null backend whose activations and weights are of this type. */
@@ -35,26 +36,22 @@ static int open_model(CvModel *model, const CausvidSettings *settings,
 static int plan_clip(CvModel *model, const CausvidClip *args, CvClip *clip,
                      Memory *memory)
 {
-    CvArena arena = { 0 };
-    CvGenerator generator;
-    int slots, err;
+    int64_t bytes;
+    int err;
 
-    if ((err = cv_clip_init(clip, model, args)) < 0)
-        return err;
-    slots = clip->causal ? 2 * clip->block_latents : 2;
-    err = cv_generator_open(&generator, model, clip, NULL, &arena, slots);
-    if (err < 0)
+    if ((err = cv_clip_init(clip, model, args)) < 0 ||
+        (err = cv_generator_plan(&bytes, model, clip,
+                                 cv_clip_slots(clip))) < 0)
         return err;
     memory->weights = (double)cv_model_bytes(model) / 1e6;
-    memory->clip    = (double)arena.size / 1e6;
-    cv_generator_close(&generator);
-    cv_arena_free(&arena);
+    memory->clip    = (double)bytes / 1e6;
     return 0;
 }
 
-/* The same in bf16, as a GPU takes it; without a word, all was said before. */
+/* The same in bf16, as a GPU takes it, with the text encoder resident and
+ * streamed; without a word, all was said before. */
 static int plan_gpu(const CausvidSettings *settings, const CausvidClip *args,
-                    Memory *memory)
+                    Memory gpu[2])
 {
     CausvidSettings silent = *settings;
     CvModel model;
@@ -66,17 +63,25 @@ static int plan_gpu(const CausvidSettings *settings, const CausvidClip *args,
     cv_log_init(&log, &silent);
     err = open_model(&model, &silent, CV_BF16, &log);
     if (!err) {
-        err = plan_clip(&model, args, &clip, memory);
+        err = plan_clip(&model, args, &clip, &gpu[0]);
+        cv_umt5_stream(model.umt5);
+        if (!err)
+            err = plan_clip(&model, args, &clip, &gpu[1]);
         cv_model_close(&model);
     }
     cv_log_free(&log);
     return err;
 }
 
-static void print_text(const CvModel *m, const CvClip *clip,
-                       const Memory *memory, const Memory *gpu)
+/* What a GPU is asked for. */
+static double gpu_total(const Memory *gpu)
 {
-    const double own = (double)CV_CUDA_OWN_BYTES / 1e6;
+    return gpu->weights + gpu->clip + (double)CV_CUDA_OWN_BYTES / 1e6;
+}
+
+static void print_text(const CvModel *m, const CvClip *clip,
+                       const Memory *memory, const Memory gpu[2])
+{
     const CvRecipe *r = &m->recipe;
 
     printf("model         %s\n", m->files.root);
@@ -106,8 +111,12 @@ static void print_text(const CvModel *m, const CvClip *clip,
            clip->width, clip->height, (long long)clip->frames, memory->weights,
            memory->clip);
     printf("              %.0f MB on a GPU in bf16: weights %.0f MB, clip "
-           "%.0f MB, backend %.0f MB\n", gpu->weights + gpu->clip + own,
-           gpu->weights, gpu->clip, own);
+           "%.0f MB, backend %.0f MB\n", gpu_total(gpu), gpu->weights,
+           gpu->clip, (double)CV_CUDA_OWN_BYTES / 1e6);
+    if (gpu_total(&gpu[1]) < gpu_total(gpu))
+        printf("              %.0f MB there with its text encoder streamed: "
+               "weights %.0f MB, clip %.0f MB\n", gpu_total(&gpu[1]),
+               gpu[1].weights, gpu[1].clip);
 }
 
 static int add(cJSON *object, const char *key, cJSON *value)
@@ -119,7 +128,7 @@ static int add(cJSON *object, const char *key, cJSON *value)
 }
 
 static int print_json(const CvModel *m, const CvClip *clip,
-                      const Memory *memory, const Memory *gpu)
+                      const Memory *memory, const Memory gpu[2])
 {
     const CvRecipe *r = &m->recipe;
     cJSON *o = cJSON_CreateObject();
@@ -155,6 +164,9 @@ static int print_json(const CvModel *m, const CvClip *clip,
         add(o, "gpu_clip_mb", cJSON_CreateNumber(gpu->clip)) < 0 ||
         add(o, "gpu_backend_mb",
             cJSON_CreateNumber((double)CV_CUDA_OWN_BYTES / 1e6)) < 0 ||
+        add(o, "gpu_mb", cJSON_CreateNumber(gpu_total(gpu))) < 0 ||
+        add(o, "gpu_streamed_mb",
+            cJSON_CreateNumber(gpu_total(&gpu[1]))) < 0 ||
         !(text = cJSON_Print(o)))
         goto end;
     puts(text);
@@ -167,12 +179,13 @@ end:
 
 int cv_cli_info(int argc, char **argv)
 {
-    const char *path = NULL, *size = NULL, *frames = NULL;
+    const char *path = NULL, *size = NULL, *frames = NULL, *variant = NULL;
     const char *text_encoder = NULL, *vae = NULL, *tokenizer = NULL;
     int json = 0, help = 0, verbose = 0, status = 1, n_frames = 0;
     const CvOption options[] = {
         { "size", &size, NULL, "WxH: plan the memory for this size" },
         { "frames", &frames, NULL, "N: plan for a clip of this length" },
+        { "variant", &variant, NULL, "NAME: auto, causal or bidirectional" },
         { "text_encoder", &text_encoder, NULL, "PATH: in place of the model's" },
         { "vae", &vae, NULL, "PATH: in place of the model's" },
         { "tokenizer", &tokenizer, NULL, "PATH: in place of the model's" },
@@ -186,7 +199,7 @@ int cv_cli_info(int argc, char **argv)
     CvLog log;
     CvModel model;
     CvClip clip;
-    Memory memory, gpu;
+    Memory memory, gpu[2];
 
     if (cv_cli_parse(argc, argv, options, &path) < 0)
         return 2;
@@ -208,16 +221,24 @@ int cv_cli_info(int argc, char **argv)
     settings.text_encoder = text_encoder;
     settings.vae          = vae;
     settings.tokenizer    = tokenizer;
+    if (variant) {
+        int choice = cv_cli_choice("variant", variant,
+                                   "auto|causal|bidirectional");
+
+        if (choice < 0)
+            return 2;
+        settings.variant = (enum CausvidVariant)choice;
+    }
     cv_log_init(&log, &settings);
     if (open_model(&model, &settings, CV_F32, &log) < 0)
         goto end;
     if (plan_clip(&model, &args, &clip, &memory) == 0 &&
-        plan_gpu(&settings, &args, &gpu) == 0) {
+        plan_gpu(&settings, &args, gpu) == 0) {
         status = 0;
         if (json)
-            status = print_json(&model, &clip, &memory, &gpu) < 0;
+            status = print_json(&model, &clip, &memory, gpu) < 0;
         else
-            print_text(&model, &clip, &memory, &gpu);
+            print_text(&model, &clip, &memory, gpu);
     }
     cv_model_close(&model);
 end:

@@ -106,6 +106,27 @@ int cv_cli_int(const char *name, const char *text, long min, long max,
     return 0;
 }
 
+int cv_cli_bytes(const char *name, const char *text, int64_t *bytes)
+{
+    static const char units[] = "kMG";
+    const char *unit;
+    char *end;
+    double n, factor = 1;
+
+    n    = strtod(text, &end);
+    unit = end > text && *end ? strchr(units, *end) : NULL;
+    for (int i = 0; unit && i <= unit - units; i++)
+        factor *= 1000;
+    if (end == text || (*end && (!unit || end[1])) || !(n >= 0) ||
+        n * factor > 1e15) {
+        fprintf(stderr, "causvid: --%s is '%s', expected a number of bytes, "
+                "such as 12G or 800M\n", name, text);
+        return -1;
+    }
+    *bytes = (int64_t)(n * factor);
+    return 0;
+}
+
 int cv_cli_size(const char *text, int *width, int *height)
 {
     char tail;

@@ -284,7 +284,8 @@ int cv_cli_trace(int argc, char **argv)
     if (cv_model_open(&t.model, &settings, NULL, &t.log) < 0)
         goto end;
     entered = !cv_enter(t.model.backend);
-    if (entered && prepare(&t, inputs, &args) == 0 && run_clip(&t) == 0 &&
+    if (entered && prepare(&t, inputs, &args) == 0 &&
+        cv_model_load(&t.model, &args) == 0 && run_clip(&t) == 0 &&
         cv_trace_write(&t.outputs, outputs, &t.log) == 0)
         status = 0;
     cv_trace_free(&t.outputs);

@@ -77,7 +77,7 @@ static int cpu_copy(CvBackend *b, const CvTensor *dst, const CvTensor *src)
 }
 
 /* VmHWM: the largest part of the process that was ever in memory. */
-static int cpu_memory(CvBackend *b, int64_t *used)
+static int cpu_memory(CvBackend *b, CvMemory *memory)
 {
     FILE *file = fopen("/proc/self/status", "r");
     unsigned long long kb = 0;
@@ -89,7 +89,7 @@ static int cpu_memory(CvBackend *b, int64_t *used)
             break;
     if (file)
         fclose(file);
-    *used = (int64_t)kb * 1024;
+    memory->used = (int64_t)kb * 1024;
     return 0;
 }
 

@@ -17,10 +17,13 @@ typedef struct CvDitSize {
     int64_t in_channels, out_channels;
 } CvDitSize;
 
-/* Load transformer weights. config_path may be "". ENOSYS names kinds that are
- * not run (I2V, FLF2V, VACE). */
+/* Look at transformer weights: everything but their values is checked, and what
+ * runs on them can be planned. config_path may be "". ENOSYS names kinds that
+ * are not run (I2V, FLF2V, VACE). */
 int cv_dit_open(CvDit **dit, CvBackend *backend, const char *path,
                 const char *config_path, CvLog *log);
+/* Take their memory and load them. */
+int cv_dit_load(CvDit *dit);
 void cv_dit_close(CvDit **dit);
 const CvDitSize *cv_dit_size(const CvDit *dit);
 size_t cv_dit_bytes(const CvDit *dit);

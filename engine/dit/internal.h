@@ -40,6 +40,7 @@ struct CvDit {
     CvTensor head_modulation;        /* float32 [2, dim] */
     CvDitLinear head;                /* [4 * channels, dim] */
     CvDitLayer *layers;
+    CvLoader loader;                 /* until they are loaded */
     CvArena arena;                   /* of the weights */
     int64_t parameters;
     char description[256];

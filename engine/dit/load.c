@@ -297,19 +297,21 @@ int cv_dit_open(CvDit **out, CvBackend *backend, const char *path,
                 const char *config_path, CvLog *log)
 {
     CvDit *dit = calloc(1, sizeof(*dit));
-    CvLoader loader = { .backend = backend, .log = log };
+    CvLoader *loader;
     int err;
 
     *out = NULL;
     if (!dit)
         return cv_fail_memory(log, sizeof(*dit), "the transformer");
     dit->eps = 1e-6f;
-    loader.arena = &dit->arena;
-    err = cv_weights_open(&loader.weights, path, log);
+    loader = &dit->loader;
+    *loader = (CvLoader){ .backend = backend, .arena = &dit->arena,
+                          .log = log };
+    err = cv_weights_open(&loader->weights, path, log);
     if (!err)
-        err = cv_weights_canonical(loader.weights, CV_KIND_TRANSFORMER, log);
+        err = cv_weights_canonical(loader->weights, CV_KIND_TRANSFORMER, log);
     if (!err)
-        err = read_sizes(dit, loader.weights, log);
+        err = read_sizes(dit, loader->weights, log);
     if (!err)
         err = cv_dit_read_config(dit, config_path, path, log);
     if (err)
@@ -321,27 +323,32 @@ int cv_dit_open(CvDit **out, CvBackend *backend, const char *path,
         goto fail;
     }
     cv_arena_plan(&dit->arena, backend);
-    err = load_all(dit, &loader);
+    err = load_all(dit, loader);
     backend->planning = 0;
-    /* Before the memory is taken: a wrong file is refused at once. */
     if (!err)
-        err = cv_load_finish(&loader);
-    if (!err)
-        err = cv_arena_take(&dit->arena, log, "the transformer's weights");
-    if (!err)
-        err = load_all(dit, &loader);
-    if (!err)
-        err = cv_finish(backend);
+        err = cv_load_finish(loader);
     if (err)
         goto fail;
-    describe(dit, loader.weights);
-    cv_weights_close(&loader.weights);
+    describe(dit, loader->weights);
     *out = dit;
     return 0;
 
 fail:
-    cv_weights_close(&loader.weights);
     cv_dit_close(&dit);
+    return err;
+}
+
+int cv_dit_load(CvDit *dit)
+{
+    CvLoader *loader = &dit->loader;
+    int err = cv_arena_take(&dit->arena, loader->log,
+                            "the transformer's weights");
+
+    if (!err)
+        err = load_all(dit, loader);
+    if (!err)
+        err = cv_finish(loader->backend);
+    cv_weights_close(&loader->weights);
     return err;
 }
 
@@ -349,6 +356,7 @@ void cv_dit_close(CvDit **dit)
 {
     if (!*dit)
         return;
+    cv_weights_close(&(*dit)->loader.weights);
     cv_arena_free(&(*dit)->arena);
     free((*dit)->layers);
     free(*dit);
@@ -362,7 +370,7 @@ const CvDitSize *cv_dit_size(const CvDit *dit)
 
 size_t cv_dit_bytes(const CvDit *dit)
 {
-    return dit->arena.size;
+    return dit->arena.peak;
 }
 
 const char *cv_dit_describe(const CvDit *dit)

@@ -40,21 +40,35 @@ int cv_tokenizer_encode(CvTokenizer *tokenizer, const char *text,
 /* The encoder. All sizes are read from the weights and config. */
 typedef struct CvUmt5 CvUmt5;
 
-/* Load text_encoder weights. config_path may be "". */
+/*
+ * Its weights are either resident, loaded once, or streamed: then each pass
+ * brings one layer after the other from the file into scratch, and only the
+ * prompt's rows of the embedding, so that the encoder has no memory of its own.
+ * Both give the same bytes.
+ */
+
+/* Look at text_encoder weights: everything but their values is checked, and a
+ * pass can be planned. config_path may be "". */
 int cv_umt5_open(CvUmt5 **umt5, CvBackend *backend, const char *path,
                  const char *config_path, CvLog *log);
+/* Take their memory and load them, unless they are streamed. */
+int cv_umt5_load(CvUmt5 *umt5);
+/* From now on they are streamed: what was taken is given back. Before or after
+ * loading; 0 when this cannot be done any more, since the file was closed (where
+ * memory has no limit, loading closes it), or was done before. */
+int cv_umt5_stream(CvUmt5 *umt5);
 void cv_umt5_close(CvUmt5 **umt5);
 int64_t cv_umt5_dim(const CvUmt5 *umt5);     /* d_model */
 int64_t cv_umt5_vocab(const CvUmt5 *umt5);   /* rows of the embedding */
-size_t cv_umt5_bytes(const CvUmt5 *umt5);    /* of weights on the backend */
+size_t cv_umt5_bytes(const CvUmt5 *umt5);    /* of resident weights */
 const char *cv_umt5_describe(const CvUmt5 *umt5); /* for info: sizes, dtype */
 
 /*
- * out: float32 [n, d_model] in the arena; ids: CV_I32 [n], already on the
- * backend. Runs on the true length: padded keys have no weight, so this equals
- * the reference's 512 masked positions.
+ * out: float32 [n, d_model] in the arena; ids: n of them, on the host, n at
+ * most CV_MAX_TOKENS. Runs on the true length: padded keys have no weight, so
+ * this equals the reference's 512 masked positions.
  */
 int cv_umt5_forward(CvUmt5 *umt5, CvRun *run, const CvTensor *out,
-                    const CvTensor *ids);
+                    const int32_t *ids);
 
 #endif /* CV_TEXT_H */

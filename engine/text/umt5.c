@@ -15,6 +15,8 @@
 #include "text.h"
 #include "weights/files.h"
 
+#define EMBEDDING "token_embedding.weight"
+
 #define MAX_SIZE (1 << 24) /* of any dimension; products fit into int64_t */
 
 typedef struct Layer {
@@ -27,13 +29,15 @@ typedef struct Layer {
 } Layer;
 
 struct CvUmt5 {
-    CvArena arena;          /* of the weights */
+    CvLoader loader;        /* its file is open as long as it may be needed */
+    CvArena arena;          /* of resident weights */
+    int streamed;
     int64_t vocab, dim, ffn, inner, heads, buckets;
     int64_t n_layers;
     float eps;
     CvTensor embedding;     /* W [vocab, dim] */
     CvTensor norm;          /* float32 [dim] */
-    Layer *layers;
+    Layer *layers;          /* the weights of each, when they are resident */
     char description[200];
 };
 
@@ -66,7 +70,7 @@ static int read_sizes(CvUmt5 *u, CvWeights *weights, CvLog *log)
     int64_t columns;
     int err;
 
-    if ((err = read_dims(weights, "token_embedding.weight", &u->vocab,
+    if ((err = read_dims(weights, EMBEDDING, &u->vocab,
                          &u->dim, log)) < 0 ||
         (err = read_dims(weights, "blocks.0.attn.q.weight", &u->inner,
                          &columns, log)) < 0 ||
@@ -176,9 +180,9 @@ end:
 
 /* ---- loading ---- */
 
-static int load_layer(CvUmt5 *u, CvLoader *loader, int64_t number)
+static int load_layer(const CvUmt5 *u, CvLoader *loader, int64_t number,
+                      Layer *layer)
 {
-    Layer *layer = &u->layers[number];
     const CvType w = loader->backend->weight;
     const struct {
         CvTensor *t;
@@ -207,19 +211,24 @@ static int load_layer(CvUmt5 *u, CvLoader *loader, int64_t number)
     return err;
 }
 
+static int load_norm(const CvUmt5 *u, CvLoader *loader, CvTensor *norm)
+{
+    *norm = CV_TENSOR(NULL, CV_F32, u->dim);
+    return cv_load(loader, norm, CV_LOAD_AS_IS, "norm.weight");
+}
+
 /* Everything; run once while the arena plans and once for real. */
 static int load_all(CvUmt5 *u, CvLoader *loader)
 {
     int err;
 
     u->embedding = CV_TENSOR(NULL, loader->backend->weight, u->vocab, u->dim);
-    u->norm      = CV_TENSOR(NULL, CV_F32, u->dim);
     if ((err = cv_load(loader, &u->embedding, CV_LOAD_AS_IS,
-                       "token_embedding.weight")) < 0 ||
-        (err = cv_load(loader, &u->norm, CV_LOAD_AS_IS, "norm.weight")) < 0)
+                       EMBEDDING)) < 0 ||
+        (err = load_norm(u, loader, &u->norm)) < 0)
         return err;
     for (int64_t i = 0; i < u->n_layers && !err; i++)
-        err = load_layer(u, loader, i);
+        err = load_layer(u, loader, i, &u->layers[i]);
     return err;
 }
 
@@ -244,18 +253,19 @@ int cv_umt5_open(CvUmt5 **umt5, CvBackend *backend, const char *path,
                  const char *config_path, CvLog *log)
 {
     CvUmt5 *u = calloc(1, sizeof(*u));
-    CvLoader loader = { .backend = backend, .log = log };
+    CvLoader *loader;
     int err;
 
     *umt5 = NULL;
     if (!u)
         return cv_fail_memory(log, sizeof(*u), "the text encoder");
     u->eps = 1e-6f;
-    loader.arena = &u->arena;
-    if ((err = cv_weights_open(&loader.weights, path, log)) < 0 ||
-        (err = cv_weights_canonical(loader.weights, CV_KIND_TEXT_ENCODER,
+    loader = &u->loader;
+    *loader = (CvLoader){ .backend = backend, .arena = &u->arena, .log = log };
+    if ((err = cv_weights_open(&loader->weights, path, log)) < 0 ||
+        (err = cv_weights_canonical(loader->weights, CV_KIND_TEXT_ENCODER,
                                     log)) < 0 ||
-        (err = read_sizes(u, loader.weights, log)) < 0 ||
+        (err = read_sizes(u, loader->weights, log)) < 0 ||
         (err = check_config(u, config_path, log)) < 0)
         goto fail;
     u->layers = calloc((size_t)u->n_layers, sizeof(*u->layers));
@@ -265,31 +275,52 @@ int cv_umt5_open(CvUmt5 **umt5, CvBackend *backend, const char *path,
         goto fail;
     }
     cv_arena_plan(&u->arena, backend);
-    err = load_all(u, &loader);
+    err = load_all(u, loader);
     backend->planning = 0;
-    /* Before the memory is taken: a wrong file is refused at once. */
-    if (err < 0 ||
-        (err = cv_load_finish(&loader)) < 0 ||
-        (err = cv_arena_take(&u->arena, log, "the text encoder's "
-                             "weights")) < 0 ||
-        (err = load_all(u, &loader)) < 0 ||
-        (err = cv_finish(backend)) < 0)
+    if (err < 0 || (err = cv_load_finish(loader)) < 0)
         goto fail;
-    describe(u, loader.weights);
-    cv_weights_close(&loader.weights);
+    describe(u, loader->weights);
     *umt5 = u;
     return 0;
 
 fail:
-    cv_weights_close(&loader.weights);
     cv_umt5_close(&u);
     return err;
+}
+
+int cv_umt5_load(CvUmt5 *u)
+{
+    CvLoader *loader = &u->loader;
+    CvMemory memory;
+    int err;
+
+    if (u->streamed)
+        return 0;
+    if ((err = cv_memory(loader->backend, &memory)) < 0 ||
+        (err = cv_arena_take(&u->arena, loader->log, "the text encoder's "
+                             "weights")) < 0 ||
+        (err = load_all(u, loader)) < 0 ||
+        (err = cv_finish(loader->backend)) < 0)
+        return err;
+    if (memory.room == INT64_MAX && memory.budget == INT64_MAX)
+        cv_weights_close(&loader->weights);
+    return 0;
+}
+
+int cv_umt5_stream(CvUmt5 *u)
+{
+    if (u->streamed || !u->loader.weights)
+        return 0;
+    u->streamed = 1;
+    cv_arena_free(&u->arena);
+    return 1;
 }
 
 void cv_umt5_close(CvUmt5 **umt5)
 {
     if (!*umt5)
         return;
+    cv_weights_close(&(*umt5)->loader.weights);
     cv_arena_free(&(*umt5)->arena);
     free((*umt5)->layers);
     free(*umt5);
@@ -308,7 +339,7 @@ int64_t cv_umt5_vocab(const CvUmt5 *umt5)
 
 size_t cv_umt5_bytes(const CvUmt5 *umt5)
 {
-    return umt5->arena.size;
+    return umt5->streamed ? 0 : umt5->arena.peak;
 }
 
 const char *cv_umt5_describe(const CvUmt5 *umt5)
@@ -391,31 +422,97 @@ static int feed_forward(const CvUmt5 *u, CvRun *run, const Layer *layer,
     return linear(run, x, &s->ffn, &layer->down, CV_EPI_ADD);
 }
 
+/* A layer's weights, from where they are kept. */
+static int get_layer(const CvUmt5 *u, CvRun *run, int64_t number, Layer *layer)
+{
+    CvLoader loader = u->loader;
+
+    if (u->streamed) {
+        loader.arena = run->arena;
+        return load_layer(u, &loader, number, layer);
+    }
+    *layer = u->layers[number];
+    return 0;
+}
+
+static int run_layer(const CvUmt5 *u, CvRun *run, int64_t number, Scratch *s,
+                     const CvTensor *x)
+{
+    size_t mark = cv_arena_mark(run->arena);
+    Layer layer;
+    int err;
+
+    if ((err = cv_aborted(run->log)) < 0)
+        return err;
+    if (!(err = get_layer(u, run, number, &layer)) &&
+        !(err = attention(u, run, &layer, s, x)))
+        err = feed_forward(u, run, &layer, s, x);
+    cv_arena_release(run->arena, mark);
+    return err;
+}
+
+/* The residual stream's first values. */
+static int embed(const CvUmt5 *u, CvRun *run, const CvTensor *out,
+                 const int32_t *ids)
+{
+    const int64_t n = out->dim[0];
+    size_t mark = cv_arena_mark(run->arena);
+    CvTensor table = u->embedding, rows = CV_TENSOR(NULL, CV_I32, n);
+    CvLoader loader = u->loader;
+    int32_t in_order[CV_MAX_TOKENS];
+    int err = cv_arena_tensor(run->arena, &rows);
+
+    if (u->streamed && !err) {
+        loader.arena = run->arena;
+        table.dim[0] = n;
+        err = cv_load_rows(&loader, &table, u->vocab, ids, EMBEDDING);
+        for (int32_t i = 0; i < n; i++)
+            in_order[i] = i;
+        ids = in_order;
+    }
+    if (!err && !(err = cv_upload(run->backend, &rows, ids, CV_I32)))
+        err = cv_embed(run->backend, out, &table, &rows);
+    cv_arena_release(run->arena, mark);
+    return err;
+}
+
+/* The last norm. */
+static int finish(const CvUmt5 *u, CvRun *run, Scratch *s, const CvTensor *out)
+{
+    size_t mark = cv_arena_mark(run->arena);
+    CvLoader loader = u->loader;
+    CvTensor norm = u->norm;
+    int err = 0;
+
+    if (u->streamed) {
+        loader.arena = run->arena;
+        err = load_norm(u, &loader, &norm);
+    }
+    if (!err && !(err = cv_rms_norm(run->backend, &s->h, out, &norm, u->eps)))
+        err = cv_convert(run->backend, out, &s->h);
+    cv_arena_release(run->arena, mark);
+    return err;
+}
+
 int cv_umt5_forward(CvUmt5 *umt5, CvRun *run, const CvTensor *out,
-                    const CvTensor *ids)
+                    const int32_t *ids)
 {
     const size_t mark = cv_arena_mark(run->arena);
+    const int64_t n = out->dim[0];
     Scratch s;
     int err;
 
+    if (n < 1 || n > CV_MAX_TOKENS)
+        return cv_fail(run->log, EINVAL, "internal error: %" PRId64 " tokens "
+                       "for the text encoder", n);
     /* `out` is the residual stream until the last norm. */
-    if ((err = take_scratch(umt5, run, &s, ids->dim[0])) < 0 ||
-        (err = cv_embed(run->backend, out, &umt5->embedding, ids)) < 0)
-        goto end;
-    for (int64_t i = 0; i < umt5->n_layers; i++) {
-        const Layer *layer = &umt5->layers[i];
-
-        if ((err = cv_aborted(run->log)) < 0 ||
-            (err = attention(umt5, run, layer, &s, out)) < 0 ||
-            (err = feed_forward(umt5, run, layer, &s, out)) < 0)
-            goto end;
-    }
-    if ((err = cv_rms_norm(run->backend, &s.h, out, &umt5->norm,
-                           umt5->eps)) < 0)
-        goto end;
-    err = cv_convert(run->backend, out, &s.h);
-
-end:
+    err = take_scratch(umt5, run, &s, n);
+    if (!err)
+        err = embed(umt5, run, out, ids);
+    for (int64_t i = 0; i < umt5->n_layers && !err; i++)
+        err = run_layer(umt5, run, i, &s, out);
+    if (!err)
+        err = finish(umt5, run, &s, out);
     cv_arena_release(run->arena, mark);
     return err;
 }

@@ -63,6 +63,7 @@ typedef struct CvVaeNet {
 
 struct CvVae {
     CvBackend *backend;
+    CvLoader loader;   /* until the weights are loaded */
     CvArena weights;
     CvVaeNet decoder, encoder;
     int has_encoder;

@@ -48,7 +48,7 @@ static int find_channels(CvVae *vae, CvLoader *loader)
 }
 
 /* Both halves of CvLoader's double run. */
-static int load(CvVae *vae, CvLoader *loader)
+static int load_all(CvVae *vae, CvLoader *loader)
 {
     int err = cv_vae_net_load(&vae->decoder, loader, vae->channels);
 
@@ -102,7 +102,7 @@ static int open_weights(CvVae *vae, CvLoader *loader,
         return err;
 
     cv_arena_plan(loader->arena, loader->backend);
-    err = load(vae, loader);
+    err = load_all(vae, loader);
     loader->backend->planning = 0;
     if (err < 0 || (err = check_encoder(vae, loader)) < 0 ||
         (err = cv_vae_config_check(config, vae, loader->log)) < 0 ||
@@ -113,11 +113,7 @@ static int open_weights(CvVae *vae, CvLoader *loader,
         for (int64_t i = 0; i < cv_weights_count(weights); i++)
             if (is_encoder_name(cv_weights_at(weights, i)->name))
                 cv_weights_at(weights, i)->used = 1;
-    if ((err = cv_load_finish(loader)) < 0 ||
-        (err = cv_arena_take(loader->arena, loader->log,
-                             "the weights of the VAE")) < 0 ||
-        (err = load(vae, loader)) < 0 ||
-        (err = cv_finish(loader->backend)) < 0)
+    if ((err = cv_load_finish(loader)) < 0)
         return err;
     describe(vae, loader);
     return 0;
@@ -126,7 +122,6 @@ static int open_weights(CvVae *vae, CvLoader *loader,
 int cv_vae_open(CvVae **vae, CvBackend *backend, const char *path,
                 const char *config_path, int encoder, CvLog *log)
 {
-    CvLoader loader = { .backend = backend, .log = log };
     CvVaeConfig *config = NULL;
     CvVae *v = NULL;
     int err;
@@ -139,18 +134,32 @@ int cv_vae_open(CvVae **vae, CvBackend *backend, const char *path,
         goto fail;
     }
     v->backend = backend;
-    loader.arena = &v->weights;
+    v->loader = (CvLoader){ .backend = backend, .arena = &v->weights,
+                            .log = log };
     if ((err = cv_vae_config_read(config, config_path, log)) < 0 ||
-        (err = cv_weights_open(&loader.weights, path, log)) < 0 ||
-        (err = open_weights(v, &loader, config, encoder)) < 0)
+        (err = cv_weights_open(&v->loader.weights, path, log)) < 0 ||
+        (err = open_weights(v, &v->loader, config, encoder)) < 0)
         goto fail;
     cv_log(log, CAUSVID_LOG_VERBOSE, "VAE: %s", v->text);
     *vae = v;
     v = NULL;
 fail:
-    cv_weights_close(&loader.weights);
     free(config);
     cv_vae_close(&v);
+    return err;
+}
+
+int cv_vae_load(CvVae *vae)
+{
+    CvLoader *loader = &vae->loader;
+    int err = cv_arena_take(loader->arena, loader->log,
+                            "the weights of the VAE");
+
+    if (!err)
+        err = load_all(vae, loader);
+    if (!err)
+        err = cv_finish(loader->backend);
+    cv_weights_close(&loader->weights);
     return err;
 }
 
@@ -160,6 +169,7 @@ void cv_vae_close(CvVae **vae)
         return;
     cv_vae_net_free(&(*vae)->decoder);
     cv_vae_net_free(&(*vae)->encoder);
+    cv_weights_close(&(*vae)->loader.weights);
     cv_arena_free(&(*vae)->weights);
     free(*vae);
     *vae = NULL;
@@ -187,7 +197,7 @@ int cv_vae_has_encoder(const CvVae *vae)
 
 size_t cv_vae_bytes(const CvVae *vae)
 {
-    return vae->weights.size;
+    return vae->weights.peak;
 }
 
 const char *cv_vae_describe(const CvVae *vae)

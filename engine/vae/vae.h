@@ -13,10 +13,14 @@
 
 typedef struct CvVae CvVae;
 
-/* Load the decoder, and the encoder where `encoder` is set and the file has
- * one. config_path may be "" (then the latent statistics of 6.1 hold). */
+/* Look at the decoder's weights, and the encoder's where `encoder` is set and
+ * the file has one: everything but their values is checked, and what runs on
+ * them can be planned. config_path may be "" (then the latent statistics of 6.1
+ * hold). */
 int cv_vae_open(CvVae **vae, CvBackend *backend, const char *path,
                 const char *config_path, int encoder, CvLog *log);
+/* Take their memory and load them. */
+int cv_vae_load(CvVae *vae);
 void cv_vae_close(CvVae **vae);
 int cv_vae_channels(const CvVae *vae);   /* of a latent: 16 */
 int cv_vae_scale(const CvVae *vae);      /* pixels a latent pixel: 8 */

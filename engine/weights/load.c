@@ -187,11 +187,19 @@ static int upload(CvLoader *l, const CvTensor *t, const CvEntry *e,
     return err;
 }
 
+static int wrong_value(CvLoader *l, const CvEntry *e)
+{
+    char text[NAME_TEXT];
+
+    return cv_fail(l->log, EILSEQ, "'%s': tensor %s holds a value that is not "
+                   "a number, or infinite; get the file again, or another one "
+                   "of this model", e->file, name_text(text, sizeof(text), e));
+}
+
 /* Find, check and upload one tensor into memory that t has. */
 static int load_into(CvLoader *l, const CvTensor *t, CvLoadLayout layout,
                      const char *name)
 {
-    char text[NAME_TEXT];
     CvEntry *e;
     int err = find(&e, l, name, t, layout);
 
@@ -200,14 +208,9 @@ static int load_into(CvLoader *l, const CvTensor *t, CvLoadLayout layout,
     e->used = 1;
     if (l->backend->planning)
         return 0;
-    err = l->weights->random ? cv_random_load(l, t, e)
+    err = l->weights->random ? cv_random_load(l, t, e, 0)
                              : upload(l, t, e, layout);
-    if (err == CAUSVID_ERR(EILSEQ))
-        return cv_fail(l->log, EILSEQ, "'%s': tensor %s holds a value that is "
-                       "not a number, or infinite; get the file again, or "
-                       "another one of this model", e->file,
-                       name_text(text, sizeof(text), e));
-    return err;
+    return err == CAUSVID_ERR(EILSEQ) ? wrong_value(l, e) : err;
 }
 
 int cv_load(CvLoader *l, CvTensor *t, CvLoadLayout layout, const char *format,
@@ -265,6 +268,61 @@ int cv_load_stacked(CvLoader *l, CvTensor *t, const char *stem,
         }
     }
     return err;
+}
+
+/* The rows ids[0] .. of e -> t, which is in memory, in one upload. */
+static int upload_rows(CvLoader *l, const CvTensor *t, const CvEntry *e,
+                       const int32_t *ids)
+{
+    size_t size = cv_type_bytes(e->tensor.type);
+    size_t row = (size_t)cv_row_elements(t) * size;
+    uint8_t *buffer = malloc((size_t)t->dim[0] * row);
+    int err;
+
+    if (!buffer)
+        return cv_fail_memory(l->log, (uint64_t)t->dim[0] * row, e->name);
+    for (int64_t i = 0; i < t->dim[0]; i++)
+        memcpy(buffer + (size_t)i * row, (const uint8_t *)e->tensor.data +
+               (size_t)ids[i] * row, row);
+    err = cv_upload(l->backend, t, buffer, e->tensor.type);
+    free(buffer);
+    return err;
+}
+
+static int random_rows(CvLoader *l, const CvTensor *t, const CvEntry *e,
+                       const int32_t *ids)
+{
+    int err = 0;
+
+    for (int64_t i = 0; i < t->dim[0] && !err; i++) {
+        CvTensor row = cv_rows(t, i, 1);
+
+        err = cv_random_load(l, &row, e, ids[i] * cv_row_elements(t));
+    }
+    return err;
+}
+
+int cv_load_rows(CvLoader *l, CvTensor *t, int64_t rows, const int32_t *ids,
+                 const char *name)
+{
+    CvTensor whole = *t;
+    CvEntry *e;
+    int err;
+
+    whole.dim[0] = rows;
+    if ((err = find(&e, l, name, &whole, CV_LOAD_AS_IS)) < 0 ||
+        (err = cv_arena_tensor(l->arena, t)) < 0)
+        return err;
+    e->used = 1;
+    for (int64_t i = 0; i < t->dim[0]; i++)
+        if (ids[i] < 0 || ids[i] >= rows)
+            return cv_fail(l->log, EINVAL, "internal error: row %d of '%s'",
+                           (int)ids[i], name);
+    if (l->backend->planning || !cv_elements(t))
+        return 0;
+    err = l->weights->random ? random_rows(l, t, e, ids)
+                             : upload_rows(l, t, e, ids);
+    return err == CAUSVID_ERR(EILSEQ) ? wrong_value(l, e) : err;
 }
 
 int cv_load_finish(CvLoader *l)

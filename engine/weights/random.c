@@ -344,14 +344,17 @@ static double scale_of(const CvEntry *e)
     return sqrt(3 / inputs);
 }
 
-int cv_random_load(CvLoader *l, const CvTensor *t, const CvEntry *e)
+int cv_random_load(CvLoader *l, const CvTensor *t, const CvEntry *e,
+                   int64_t first)
 {
+    /* An element's number times this is added to the seed (ops.h). */
+    uint64_t seed = seed_of(e) + (uint64_t)first * 0x9e3779b97f4a7c15;
     int64_t n = cv_elements(t);
     float *ones;
     int err;
 
     if (!is_ones(e))
-        return cv_random(l->backend, t, seed_of(e), (float)scale_of(e));
+        return cv_random(l->backend, t, seed, (float)scale_of(e));
     if (!(ones = malloc((size_t)n * sizeof(*ones))))
         return cv_fail_memory(l->log, (uint64_t)n * sizeof(*ones), e->name);
     for (int64_t i = 0; i < n; i++)

@@ -58,12 +58,14 @@ extern const CvReader cv_reader_safetensors;
 
 /* random.c: models whose weights are random numbers, "random:NAME/PART" in
  * place of a file. read: as of a CvReader; the file has a path only. load:
- * fill t, which is in memory. */
+ * fill t, which is in memory, with the elements of e from `first` on. */
 int cv_random_read(CvWeights *weights, const CvFile *file, CvLog *log);
-int cv_random_load(CvLoader *loader, const CvTensor *t, const CvEntry *e);
+int cv_random_load(CvLoader *loader, const CvTensor *t, const CvEntry *e,
+                   int64_t first);
 
-/* Add a tensor: type, dims and data set, data within the file (NULL: random). The name is
- * copied. EILSEQ: an empty or overlong name, control characters. ENOMEM. */
+/* Add a tensor: type, dims and data set, data within the file (NULL: random).
+ * The name is copied. EILSEQ: an empty or overlong name, control characters.
+ * ENOMEM. */
 int cv_weights_add(CvWeights *weights, const CvFile *file, const char *name,
                    const CvTensor *tensor, CvLog *log);
 

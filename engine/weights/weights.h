@@ -69,7 +69,7 @@ void cv_weights_types(const CvWeights *weights, char *text, size_t size);
  * shapes and types are checked before any memory is taken), then for real. */
 typedef struct CvLoader {
     CvBackend *backend;
-    CvArena *arena;      /* of the component's weights */
+    CvArena *arena;      /* of the component's weights, or scratch */
     CvWeights *weights;
     CvLog *log;
 } CvLoader;
@@ -95,6 +95,11 @@ int cv_load(CvLoader *loader, CvTensor *t, CvLoadLayout layout,
  * '%s'. */
 int cv_load_stacked(CvLoader *loader, CvTensor *t, const char *stem,
                     const char *const *parts, int n_parts);
+
+/* Rows of a stored matrix of `rows` rows, row ids[i] as row i of t [n, columns]:
+ * for a table of which few rows are needed. */
+int cv_load_rows(CvLoader *loader, CvTensor *t, int64_t rows,
+                 const int32_t *ids, const char *name);
 
 /* EILSEQ when tensors were not used: their number and the first one's name. */
 int cv_load_finish(CvLoader *loader);

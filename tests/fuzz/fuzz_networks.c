@@ -76,6 +76,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         REQUIRE(!err == !!dit);
         if (dit)
             REQUIRE(cv_dit_size(dit)->layers > 0 && cv_dit_describe(dit)[0]);
+        if (dit)
+            err = cv_dit_load(dit);
         cv_dit_close(&dit);
         break;
     case 'e':
@@ -83,6 +85,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         REQUIRE(!err == !!umt5);
         if (umt5)
             REQUIRE(cv_umt5_dim(umt5) > 0 && cv_umt5_describe(umt5)[0]);
+        if (umt5)
+            err = cv_umt5_load(umt5);
         cv_umt5_close(&umt5);
         break;
     default:
@@ -91,6 +95,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         if (vae)
             REQUIRE(cv_vae_channels(vae) > 0 && cv_vae_scale(vae) > 0 &&
                     cv_vae_describe(vae)[0]);
+        if (vae)
+            err = cv_vae_load(vae);
         cv_vae_close(&vae);
     }
     lines_check(&lines, err);

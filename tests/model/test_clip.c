@@ -164,6 +164,7 @@ int main(void)
     fixture_path(config, "clip/model/transformer/config.json");
     if (cv_dit_open(&clip.dit, clip.bench.backend, path, config,
                     &clip.bench.log) < 0 ||
+        cv_dit_load(clip.dit) < 0 ||
         cv_schedule_init(&clip.schedule, &args, &clip.bench.log) < 0)
         tap_bail("%s", clip.bench.error);
     clip.inputs = open_tensors(&clip.bench, "clip/inputs.safetensors");

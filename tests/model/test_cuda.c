@@ -265,7 +265,7 @@ static void test_refusals(void)
     s.vram_bytes = 1000;
     refuse(&s, ENOMEM, "vram=1000", "a budget below the backend's own memory");
     s.vram_bytes = CV_CUDA_OWN_BYTES + 1000;
-    refuse(&s, ENOMEM, "weights", "a budget below the weights");
+    refuse(&s, ENOMEM, "vram= allows 142 MB", "a budget below the weights");
     s.vram_bytes = 0;
     s.precision  = CAUSVID_PRECISION_FP8;
     refuse(&s, ENOSYS, "precision=bf16", "fp8");
@@ -285,6 +285,72 @@ static void test_refusals(void)
     setenv("CAUSVID_CUDA_MODULE", module, 1);
 }
 
+/* ---- budgets ---- */
+
+/* The frames of a clip of random:tiny as one hash; 0 where it is refused. */
+static uint64_t run_within(int64_t vram, Lines *lines)
+{
+    static uint8_t rgb[3 * WIDTH * HEIGHT];
+    CausvidPicture pic = { .format = CAUSVID_FORMAT_RGB24, .width = WIDTH,
+                           .height = HEIGHT, .data = { rgb },
+                           .stride = { 3 * WIDTH } };
+    uint64_t hash = 0xcbf29ce484222325;
+    CausvidSettings s;
+    CausvidContext *cv;
+    CausvidClip clip;
+    int err;
+
+    memset(lines, 0, sizeof(*lines));
+    causvid_default_clip(&clip);
+    clip.prompt = "a red circle";
+    clip.width  = WIDTH;
+    clip.height = HEIGHT;
+    clip.frames = 5;
+    clip.steps  = 1;
+    causvid_default_settings(&s);
+    s.model      = "random:tiny";
+    s.device     = CAUSVID_DEVICE_CUDA;
+    s.vram_bytes = vram;
+    s.clip       = &clip;
+    s.log        = write_log;
+    s.cookie     = lines;
+    if (causvid_open(&cv, &s) < 0)
+        return 0;
+    err = causvid_start(cv, &clip);
+    while (!err && !(err = causvid_read_frame(cv, &pic)))
+        for (size_t i = 0; i < sizeof(rgb); i++)
+            hash = (hash ^ rgb[i]) * 0x100000001b3;
+    causvid_close(&cv);
+    return err == CAUSVID_EOF ? hash : 0;
+}
+
+/* What a refusal advises is enough, and no megabyte less. */
+static void test_budgets(void)
+{
+    const char *streamed = "text encoder streamed";
+    int needed = 0, resident = 0;
+    uint64_t whole, hash;
+    Lines lines;
+
+    whole = run_within(0, &lines);
+    ok(whole && !strstr(lines.info, streamed), "without a budget: %s",
+       lines.info);
+    ok(!run_within(CV_CUDA_OWN_BYTES + 1000, &lines) && lines.n_errors == 1 &&
+       sscanf(lines.error, "random:tiny needs %d MB of GPU memory for 48x32, 5 "
+              "frames (%d MB", &needed, &resident) == 2, "%s", lines.error);
+    hash = run_within(resident * 1000000LL, &lines);
+    ok(hash == whole && !strstr(lines.info, streamed), "with %d MB nothing is "
+       "streamed", resident);
+    hash = run_within((resident - 1) * 1000000LL, &lines);
+    ok(hash == whole && strstr(lines.info, streamed), "with %d MB the text "
+       "encoder is: the same bytes", resident - 1);
+    hash = run_within(needed * 1000000LL, &lines);
+    ok(hash == whole && strstr(lines.info, streamed), "%d MB are enough",
+       needed);
+    ok(!run_within((needed - 1) * 1000000LL, &lines) && lines.n_errors == 1 &&
+       strstr(lines.error, "random:tiny needs"), "%d MB are not", needed - 1);
+}
+
 int main(int argc, char **argv)
 {
     int gpu = argc > 1 && !strcmp(argv[1], "--gpu");
@@ -302,6 +368,7 @@ int main(int argc, char **argv)
     test_trace("bf16");
     if (gpu) {
         test_frames(1);
+        test_budgets();
         return tap_done();
     }
     /* The emulator then has what Hopper's kernels need. */
@@ -310,5 +377,6 @@ int main(int argc, char **argv)
     unsetenv("EMULATED_CAPABILITY");
     test_frames(0);
     test_refusals();
+    test_budgets();
     return tap_done();
 }

@@ -54,7 +54,8 @@ static CvDit *open_model(Bench *bench, const char *folder)
     fixture_path(path, name);
     snprintf(name, sizeof(name), "dit/%s/config.json", folder);
     fixture_path(config, name);
-    if (cv_dit_open(&dit, bench->backend, path, config, &bench->log) < 0)
+    if (cv_dit_open(&dit, bench->backend, path, config, &bench->log) < 0 ||
+        cv_dit_load(dit) < 0)
         tap_bail("%s: %s", path, bench->error);
     return dit;
 }

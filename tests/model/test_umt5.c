@@ -26,7 +26,8 @@ static int open_model(CvUmt5 **umt5, Bench *bench, const char *folder,
                         &bench->log);
 }
 
-static CvUmt5 *need_model(Bench *bench, const char *folder, int with_config)
+static CvUmt5 *need_model(Bench *bench, const char *folder, int with_config,
+                          int streamed)
 {
     char name[256], config[FIXTURE_PATH] = "";
     CvUmt5 *umt5;
@@ -34,7 +35,8 @@ static CvUmt5 *need_model(Bench *bench, const char *folder, int with_config)
     snprintf(name, sizeof(name), "text/%s/config.json", folder);
     if (with_config)
         fixture_path(config, name);
-    if (open_model(&umt5, bench, folder, config) < 0)
+    if (open_model(&umt5, bench, folder, config) < 0 ||
+        (streamed && !cv_umt5_stream(umt5)) || cv_umt5_load(umt5) < 0)
         tap_bail("%s: %s", folder, bench->error);
     return umt5;
 }
@@ -43,17 +45,14 @@ static CvUmt5 *need_model(Bench *bench, const char *folder, int with_config)
 static int forward(CvUmt5 *umt5, Bench *bench, const int32_t *ids, int64_t n,
                    CvTensor *out)
 {
-    CvTensor on_backend = CV_TENSOR(NULL, CV_I32, n);
     size_t mark;
     int err;
 
     *out = CV_TENSOR(NULL, CV_F32, n, cv_umt5_dim(umt5));
-    if ((err = cv_arena_tensor(&bench->arena, out)) < 0 ||
-        (err = cv_arena_tensor(&bench->arena, &on_backend)) < 0 ||
-        (err = cv_upload(bench->backend, &on_backend, ids, CV_I32)) < 0)
+    if ((err = cv_arena_tensor(&bench->arena, out)) < 0)
         return err;
     mark = cv_arena_mark(&bench->arena);
-    err = cv_umt5_forward(umt5, &bench->run, out, &on_backend);
+    err = cv_umt5_forward(umt5, &bench->run, out, ids);
     return err < 0 ? err : cv_arena_mark(&bench->arena) == mark ? 0 : -1;
 }
 
@@ -70,15 +69,39 @@ static int run(CvUmt5 *umt5, Bench *bench, const int32_t *ids, int64_t n,
     return err < 0 ? err : forward(umt5, bench, ids, n, out);
 }
 
+/* Both ways to keep the weights give the same bytes. */
+static int same_streamed(Bench *bench, CvUmt5 *resident, CvUmt5 *streamed,
+                         const int32_t *ids, int64_t n)
+{
+    float *results[2] = { NULL, NULL };
+    int64_t elements = n * cv_umt5_dim(resident);
+    int same;
+
+    for (int i = 0; i < 2; i++) {
+        CvTensor out;
+
+        results[i] = need(malloc((size_t)elements * sizeof(float)));
+        if (run(i ? streamed : resident, bench, ids, n, &out) < 0 ||
+            cv_download(bench->backend, results[i], &out) < 0)
+            tap_bail("%s", bench->error);
+    }
+    same = !memcmp(results[0], results[1], (size_t)elements * sizeof(float));
+    free(results[0]);
+    free(results[1]);
+    return same;
+}
+
 static void test_cases(Bench *bench, const char *folder, int with_config,
                        int expected_cases)
 {
-    CvUmt5 *umt5 = need_model(bench, folder, with_config);
+    CvUmt5 *umt5 = need_model(bench, folder, with_config, 0);
+    CvUmt5 *streamed = need_model(bench, folder, with_config, 1);
     char name[256];
     CvWeights *cases;
     int n_cases;
 
     ok(cv_umt5_bytes(umt5) > 0, "%s: %s", folder, cv_umt5_describe(umt5));
+    is_int((int)cv_umt5_bytes(streamed), 0);
     snprintf(name, sizeof(name), "text/%s/cases.safetensors", folder);
     cases = open_tensors(bench, name);
     for (n_cases = 0;; n_cases++) {
@@ -105,17 +128,21 @@ static void test_cases(Bench *bench, const char *folder, int with_config,
             error = tensor_error(bench, &out, &expected);
         ok(error <= FIXTURE_TOLERANCE, "%s, %d tokens: %.1e", folder, (int)n,
            error);
+        ok(same_streamed(bench, umt5, streamed, small, n),
+           "the same bytes streamed");
         free(expected.data);
     }
     is_int(n_cases, expected_cases);
     cv_weights_close(&cases);
+    ok(!cv_umt5_stream(umt5), "a file that was closed is not streamed");
     cv_umt5_close(&umt5);
+    cv_umt5_close(&streamed);
 }
 
 static void test_stop(Bench *bench)
 {
     const int32_t ids[] = { 5, 6, 1 };
-    CvUmt5 *umt5 = need_model(bench, "odd", 1);
+    CvUmt5 *umt5 = need_model(bench, "odd", 1, 0);
     CvTensor out;
 
     bench->stop_in = 5; /* three layers of the plan, two of the run */

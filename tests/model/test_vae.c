@@ -118,12 +118,14 @@ static int open_fixture(Bench *bench, const Fixture *f, int encoder,
                         CvVae **vae)
 {
     char path[512], config[512] = "";
+    int err;
 
     if (f->config)
         fixture_path(config, f->name, f->config);
-    return cv_vae_open(vae, bench->backend,
-                       fixture_path(path, f->name, f->weights), config,
-                       encoder, &bench->log);
+    err = cv_vae_open(vae, bench->backend,
+                      fixture_path(path, f->name, f->weights), config,
+                      encoder, &bench->log);
+    return err < 0 ? err : cv_vae_load(*vae);
 }
 
 /* |a - b| / |b|, with a clamped to -1..1 first where asked: diffusers clamps

@@ -285,13 +285,17 @@ void test_random(Env *e)
 /* What is in use is more than a tensor that was just written takes. */
 void test_used_memory(Env *e)
 {
-    int64_t used = -1;
+    CvMemory memory;
     Buffer *x = INPUT(e, CV_F32, 1, 1 << 20);
 
-    called(e, cv_memory(e->b, &used), "memory");
+    called(e, cv_memory(e->b, &memory), "memory");
     e->cases++;
-    if (used < cv_tensor_bytes(&x->t))
+    if (memory.used < cv_tensor_bytes(&x->t))
         fail(e, "memory: %lld bytes are in use, but a tensor has %lld",
-             (long long)used, (long long)cv_tensor_bytes(&x->t));
+             (long long)memory.used, (long long)cv_tensor_bytes(&x->t));
+    if (memory.room <= 0 || memory.taken > memory.used)
+        fail(e, "memory: room for %lld bytes; %lld of %lld in use are taken",
+             (long long)memory.room, (long long)memory.taken,
+             (long long)memory.used);
     end_case(e);
 }

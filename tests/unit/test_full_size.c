@@ -265,6 +265,8 @@ static void test_transformer(const char *name, int dim, int ffn, int layers,
         return;
     }
     err = cv_dit_open(&dit, none, path, "", &lines.log);
+    if (!err)
+        err = cv_dit_load(dit);
     ok(!err && lines_none(&lines), "%s opens", name);
     ok(dit && cv_dit_size(dit)->heads == dim / 128 &&
        cv_dit_size(dit)->layers == layers &&
@@ -293,6 +295,8 @@ static void test_text_encoder(void)
         return;
     }
     err = cv_umt5_open(&umt5, none, path, "", &lines.log);
+    if (!err)
+        err = cv_umt5_load(umt5);
     ok(!err && lines_none(&lines) && cv_umt5_dim(umt5) == 4096 &&
        cv_umt5_vocab(umt5) == 256384, "  %s",
        umt5 ? cv_umt5_describe(umt5) : "");
@@ -317,6 +321,8 @@ static void test_vae(void)
         return;
     }
     err = cv_vae_open(&vae, none, path, "", 1, &lines.log);
+    if (!err)
+        err = cv_vae_load(vae);
     ok(!err && lines_none(&lines) && cv_vae_channels(vae) == 16 &&
        cv_vae_scale(vae) == 8 && cv_vae_time_scale(vae) == 4 &&
        cv_vae_has_encoder(vae), "  %s", vae ? cv_vae_describe(vae) : "");

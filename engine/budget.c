@@ -1,0 +1,131 @@
+/*
+ * What fits into a GPU's memory.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "budget.h"
+#include "device.h"
+
+static int is_limited(const CvMemory *m)
+{
+    return m->room < INT64_MAX || m->budget < INT64_MAX;
+}
+
+/* How much `taken` may become. */
+static int64_t most(const CvMemory *m)
+{
+    const int64_t all = m->room < INT64_MAX - m->taken ? m->taken + m->room
+                                                       : INT64_MAX;
+
+    return all < m->budget ? all : m->budget;
+}
+
+static const char *limit_text(const CvMemory *m)
+{
+    return most(m) == m->budget ? "vram= allows" : "there are";
+}
+
+/* In MB, so that it suffices when it is given as a budget. */
+static long long megabytes(int64_t bytes)
+{
+    return (long long)(bytes / 1000000 + !!(bytes % 1000000));
+}
+
+/* needed: the least; resident: with the text encoder in it, 0 where that is out
+ * of question. */
+static int refuse(const CvModel *model, const CvClip *clip, const CvMemory *m,
+                  int64_t resident, int64_t needed)
+{
+    char frames[32] = "an endless clip", with[64] = "", advice[64] = "";
+
+    if (clip->frames >= 0)
+        snprintf(frames, sizeof(frames), "%" PRId64 " frames", clip->frames);
+    if (megabytes(resident) > megabytes(needed))
+        snprintf(with, sizeof(with), " (%lld MB if its text encoder is to "
+                 "stay)", megabytes(resident));
+    if (most(m) == m->budget && needed - m->taken <= m->room)
+        snprintf(advice, sizeof(advice), "vram=%lldM or more, ",
+                 megabytes(needed));
+    return cv_fail(model->log, ENOMEM, "%s needs %lld MB of GPU memory for "
+                   "%dx%d, %s%s; %s %lld MB: give %sa smaller size or a "
+                   "shorter clip", model->recipe.name, megabytes(needed),
+                   clip->width, clip->height, frames, with,
+                   limit_text(m), (long long)(most(m) / 1000000), advice);
+}
+
+/* Bytes of all weights and the clip, as things are now. */
+static int plan(int64_t *bytes, const CvModel *model, const CvClip *clip)
+{
+    int err = cv_generator_plan(bytes, model, clip, cv_clip_slots(clip));
+
+    *bytes += (int64_t)cv_model_bytes(model);
+    return err;
+}
+
+int cv_budget_open(CvModel *model, const CausvidClip *first)
+{
+    int64_t resident, streamed;
+    CausvidClip recipe;
+    CvMemory m;
+    CvClip clip;
+    int err;
+
+    causvid_default_clip(&recipe);
+    if ((err = cv_memory(model->backend, &m)) < 0 || !is_limited(&m))
+        return err;
+    if ((err = cv_clip_init(&clip, model, first ? first : &recipe)) < 0 ||
+        (err = plan(&resident, model, &clip)) < 0)
+        return err;
+    resident += m.taken;
+    if (resident <= most(&m))
+        return 0;
+    cv_umt5_stream(model->umt5);
+    if ((err = plan(&streamed, model, &clip)) < 0)
+        return err;
+    streamed += m.taken;
+    /* Of a very small model a layer's scratch can be more than all of it. */
+    if (streamed > most(&m))
+        return refuse(model, &clip, &m, resident,
+                      streamed < resident ? streamed : resident);
+    cv_log(model->log, CAUSVID_LOG_INFO, "text encoder streamed: %lld MB in "
+           "place of %lld MB, and it is read again for each prompt",
+           megabytes(streamed), megabytes(resident));
+    return 0;
+}
+
+int cv_budget_clip(const CvModel *model, const CvClip *clip,
+                   const CvArena *arena)
+{
+    int64_t needed;
+    CvMemory m;
+    int err = cv_memory(model->backend, &m);
+
+    if (err < 0 || !is_limited(&m) || arena->peak <= arena->size)
+        return err;
+    /* What the clip before has is given back first. */
+    m.taken -= (int64_t)arena->size;
+    if (m.room < INT64_MAX)
+        m.room += (int64_t)arena->size;
+    needed = m.taken + (int64_t)arena->peak;
+    if (needed <= most(&m))
+        return 0;
+    if (!cv_umt5_stream(model->umt5))
+        return refuse(model, clip, &m, 0, needed);
+    cv_log(model->log, CAUSVID_LOG_INFO, "text encoder streamed from now on: "
+           "with it this clip needs %lld MB, %s %lld MB", megabytes(needed),
+           limit_text(&m), (long long)(most(&m) / 1000000));
+    return 1;
+}
+
+int64_t cv_budget_peak(const CvModel *model, const CvArena *arena)
+{
+    CvMemory m;
+
+    if (!cv_memory(model->backend, &m) && m.taken)
+        return m.taken;
+    return (int64_t)(cv_model_bytes(model) + arena->size);
+}

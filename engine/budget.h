@@ -1,0 +1,30 @@
+/*
+ * What a model and its clips take of a GPU's memory, and whether it fits.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Where memory is limited (by the caller, or by what is free) the text encoder
+ * is resident if there is room for it, and streamed otherwise: when the model
+ * is opened, before anything is loaded, and again when a clip needs more. What
+ * does not even fit then is refused with the figures.
+ */
+#ifndef CV_BUDGET_H
+#define CV_BUDGET_H
+
+#include "generator.h"
+
+/* Decide for a model whose weights are not loaded yet. first: the clip to plan
+ * for, NULL: the recipe's. ENOMEM, or what cv_clip_init() says of it. */
+int cv_budget_open(CvModel *model, const CausvidClip *first);
+
+/* Decide for a clip whose plan is in the arena: 0 when it can be taken, 1 when
+ * the text encoder was made to be streamed and the plan must be made again, or
+ * ENOMEM. */
+int cv_budget_clip(const CvModel *model, const CvClip *clip,
+                   const CvArena *arena);
+
+/* The most that is taken while a clip of this arena runs: weights, clip, and on
+ * a GPU the backend's own. What `vram` bounds. */
+int64_t cv_budget_peak(const CvModel *model, const CvArena *arena);
+
+#endif /* CV_BUDGET_H */

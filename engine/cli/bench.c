@@ -103,7 +103,8 @@ static int stage_text(CvBench *b, CvGenerator *g, Stages *s)
         (err = cv_generator_prompt(g, ids, n)) < 0 ||
         (err = cv_finish(g->run.backend)) < 0)
         return err;
-    s->text = now() - began;
+    s->text   = now() - began;
+    b->tokens = n;
     return 0;
 }
 
@@ -214,6 +215,7 @@ static int measure(CvBench *b, const CausvidClip *args, int runs)
         b->seconds[CV_BENCH_CACHE][i]    = s.cache;
         b->seconds[CV_BENCH_VAE][i]      = s.vae;
         b->seconds[CV_BENCH_PICTURES][i] = s.pictures;
+        b->seconds[CV_BENCH_UNDECODED][i] = s.text + s.sampling + s.cache;
     }
     b->taken_bytes = cv_budget_peak(&b->model, &b->arena);
     return cv_memory(b->model.backend, &b->memory);

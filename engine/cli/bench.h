@@ -22,6 +22,7 @@ typedef enum CvBenchTime {
     CV_BENCH_CACHE,      /* passes that write clean keys and values */
     CV_BENCH_VAE,        /* decoding */
     CV_BENCH_PICTURES,   /* conversion to nv12 in host memory */
+    CV_BENCH_UNDECODED,  /* the stages in front of the VAE */
     CV_BENCH_TIMES
 } CvBenchTime;
 
@@ -33,6 +34,7 @@ typedef struct CvBench {
     const char *prompt;
     uint8_t *nv12;                             /* a frame */
     int runs;
+    int64_t tokens;                            /* of the prompt */
     double seconds[CV_BENCH_TIMES][CV_BENCH_RUNS];
     double load, warm_up;                      /* seconds */
     int64_t taken_bytes;                       /* as planned */

@@ -71,6 +71,8 @@ static int make_rows(CvBench *b, Row rows[MAX_ROWS])
     *r++ = times(b, CV_BENCH_CONTINUOUS, "continuous_s",
                  "a clip, continuously");
     continuous = r - 1;
+    *r++ = times(b, CV_BENCH_UNDECODED, "undecoded_s",
+                 "prompt to last latent, no decoding");
     *r++ = row("frames_per_s", "frames a second, continuously", "",
                frames / continuous->median);
     *r++ = times(b, CV_BENCH_TEXT, "text_s", "stage: text encoder");
@@ -122,7 +124,7 @@ static void find_line(const char *path, const char *begin, char text[128])
 }
 
 typedef struct Facts {
-    char device[160], processor[128], driver[128], clip[160], name[160];
+    char device[160], processor[128], driver[128], clip[192], name[160];
 } Facts;
 
 static void find_facts(const CvBench *b, Facts *f)
@@ -140,9 +142,10 @@ static void find_facts(const CvBench *b, Facts *f)
     snprintf(f->name, sizeof(f->name), "%s (%s)", b->model.recipe.name,
              c->causal ? "causal" : "bidirectional");
     snprintf(f->clip, sizeof(f->clip), "%dx%d, %lld frames, %d steps of %s, "
-             "guidance %g", c->width, c->height, (long long)c->frames,
-             c->schedule.steps, cv_sampler_name(c->schedule.sampler),
-             c->guidance);
+             "guidance %g, a prompt of %lld tokens", c->width, c->height,
+             (long long)c->frames, c->schedule.steps,
+             cv_sampler_name(c->schedule.sampler), c->guidance,
+             (long long)b->tokens);
 }
 
 static void print_text(const CvBench *b, const Facts *f, const Row *rows,
@@ -237,6 +240,8 @@ static int print_json(const CvBench *b, const Facts *f, const Row *rows, int n)
         add(o, "name", cJSON_CreateString(f->name)) < 0 ||
         add(o, "transformer",
             cJSON_CreateString(cv_dit_describe(b->model.dit))) < 0 ||
+        add(o, "precision", cJSON_CreateString(
+                b->model.backend->activation == CV_F32 ? "fp32" : "bf16")) < 0 ||
         add(o, "causal", cJSON_CreateBool(c->causal)) < 0 ||
         add(o, "width", cJSON_CreateNumber(c->width)) < 0 ||
         add(o, "height", cJSON_CreateNumber(c->height)) < 0 ||
@@ -245,6 +250,7 @@ static int print_json(const CvBench *b, const Facts *f, const Row *rows, int n)
         add(o, "sampler", cJSON_CreateString(
                 cv_sampler_name(c->schedule.sampler))) < 0 ||
         add(o, "guidance", cJSON_CreateNumber(c->guidance)) < 0 ||
+        add(o, "tokens", cJSON_CreateNumber((double)b->tokens)) < 0 ||
         add(o, "runs", cJSON_CreateNumber(b->runs)) < 0)
         goto end;
     for (int i = 0; i < n; i++)

@@ -216,6 +216,8 @@ refused 1 "a part of one" "'random:tiny/vae'; expected" info random:tiny/vae
 measured='$j->{runs} == $runs && $j->{load_s} > 0 && $j->{text_s} > 0 &&
     $j->{sampling_s} > 0 && $j->{vae_s} > 0 && $j->{pictures_s} > 0 &&
     $j->{cache_s} >= 0 && $j->{first_frame_s} > 0 &&
+    $j->{undecoded_s} >= $j->{sampling_s_least} && $j->{tokens} > 1 &&
+    $j->{precision} eq "fp32" &&
     $j->{last_frame_s} >= $j->{first_frame_s} &&
     $j->{continuous_s} >= $j->{last_frame_s} &&
     abs($j->{frames_per_s} * $j->{continuous_s} / $j->{frames} - 1) < 1e-6 &&
@@ -238,10 +240,10 @@ check "bench with options"
 run 0 bench --device cpu --model random:tiny --variant causal --runs 1 &&
     grep -q '^model: random:tiny (causal)' out && [ ! -s err ] &&
     grep -Eq '^stage: cache passes +[0-9.]+ s$' out && ! grep -q ' $' out &&
-    grep -q '^clip: 64x48, 33 frames, 3 steps of causvid, guidance 1$' out
+    grep -Eq '^clip: 64x48, 33 frames, .* 1, a prompt of [0-9]+ tokens$' out
 check "bench as text"
 run 0 bench --device cpu --model random:tiny --frames 1 --runs 1 --markdown &&
-    [ "$(grep -c '^|' out)" = 15 ] && ! grep '^|' out | grep -vq '|$'
+    [ "$(grep -c '^|' out)" = 16 ] && ! grep '^|' out | grep -vq '|$'
 check "bench as a table"
 refused 2 "bench of an operand" "unexpected argument 'a'" bench a
 refused 2 "two forms" "--json or --markdown, not both" bench --json --markdown

@@ -35,36 +35,46 @@ static int64_t block_elements(const CvGenerator *g)
     return cv_elements(&g->sampler.x);
 }
 
+static int open_decoder(CvGenerator *g)
+{
+    int err = cv_vae_decoder_state(&g->vae, g->model->vae, &g->run,
+                                   latent_h(g), latent_w(g));
+
+    return err < 0 ? err : cv_vae_state_reset(g->vae, &g->run);
+}
+
 /* Everything that lives as long as the clip, in a fixed order: run once while
  * the arena plans and once for real. */
 static int build(CvGenerator *g)
 {
     const CvModel *m = g->model;
     const CvClip *clip = &g->clip;
+    CvArena *arena = g->run.arena;
     int h = latent_h(g), w = latent_w(g), err;
 
+    cv_vae_state_free(&g->vae);
     g->pictures = CV_TENSOR(NULL, CV_F32,
                             (int64_t)g->picture_slots *
                             cv_vae_time_scale(m->vae),
                             clip->height, clip->width, 3);
-    if ((err = cv_arena_tensor(g->run.arena, &g->pictures)) < 0 ||
-        (err = cv_dit_state(&g->text, m->dit, &g->run, h, w,
-                            clip->block_latents, clip->slots)) < 0 ||
+    if ((err = cv_arena_tensor(arena, &g->pictures)) < 0 ||
         (err = cv_sampler_init(&g->sampler, &clip->schedule, &g->run,
                                clip->block_latents, cv_vae_channels(m->vae),
-                               h, w)) < 0)
+                               h, w)) < 0 ||
+        (clip->causal && (err = open_decoder(g)) < 0))
+        return err;
+    g->decoder_mark = cv_arena_mark(arena);
+    if ((err = cv_dit_state(&g->text, m->dit, &g->run, h, w,
+                            clip->block_latents, clip->slots)) < 0)
         return err;
     if (has_guidance(g)) {
         g->flow_negative = g->sampler.flow;
         if ((err = cv_dit_state(&g->negative, m->dit, &g->run, h, w,
                                 clip->block_latents, clip->slots)) < 0 ||
-            (err = cv_arena_tensor(g->run.arena, &g->flow_negative)) < 0)
+            (err = cv_arena_tensor(arena, &g->flow_negative)) < 0)
             return err;
     }
-    cv_vae_state_free(&g->vae);
-    if ((err = cv_vae_decoder_state(&g->vae, m->vae, &g->run, h, w)) < 0)
-        return err;
-    return cv_vae_state_reset(g->vae, &g->run);
+    return 0;
 }
 
 static int wrong_values(CvGenerator *g, const char *what, const char *file,
@@ -262,9 +272,15 @@ int cv_generator_decode(CvGenerator *g, int64_t block, int i,
     int64_t latent = block * g->clip.block_latents + i;
     CvTensor slot = cv_generator_slot(g, latent);
     CvTensor x = cv_rows(&g->sampler.x0, i, 1);
-
     int err;
 
+    /* A bidirectional clip is one block. Now that it is there, the decoder
+     * takes the transformer's place. */
+    if (!g->vae) {
+        cv_arena_release(g->run.arena, g->decoder_mark);
+        if ((err = open_decoder(g)) < 0)
+            return err;
+    }
     *frames = cv_rows(&slot, 0, cv_vae_frames(g->vae, 1));
     err = cv_vae_decode(g->model->vae, &g->run, g->vae, frames, &x);
     return err < 0 ? err : check_values(g, frames, "VAE",

@@ -56,7 +56,9 @@ typedef struct CvGenerator {
     CvDitState text, negative; /* negative: only with guidance */
     CvSampler sampler;
     CvTensor flow_negative;
-    CvVaeState *vae;
+    CvVaeState *vae;           /* of a bidirectional clip: NULL until the
+                                  first latent is decoded */
+    size_t decoder_mark;       /* of the arena: where it begins then */
     /* Decoded frames: float32 [slots of time_scale frames, h, w, 3]; latent l
      * of the clip goes to slot l % picture_slots. */
     CvTensor pictures;

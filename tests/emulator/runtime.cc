@@ -424,8 +424,10 @@ cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t begin,
 
 cudaError_t cudaGetDeviceCount(int *count)
 {
-    *count = 1;
-    return cudaSuccess;
+    const char *devices = getenv("EMULATED_DEVICES"); /* as in libcuda.c */
+
+    *count = devices && !atoi(devices) ? 0 : 1;
+    return *count ? cudaSuccess : cudaErrorNoDevice;
 }
 
 cudaError_t cudaGetDevice(int *device)

@@ -63,13 +63,11 @@ refuses "a GPU that is not there" "GPU 99 cannot be opened" \
     "$one:output=cuda:gpu=99"
 refuses "that GPU for software frames" "there is no GPU 99: this machine has" \
     "$one:device=cuda:gpu=99"
-(
-    # A driver that finds nothing, and the emulated one likewise.
-    export CUDA_VISIBLE_DEVICES= EMULATED_DEVICES=0
-    ff -f lavfi -i "$one:output=cuda" -f null -
-)
-like "$(own_lines)" "GPU 0 cannot be opened.*output=software needs no GPU" \
-    "output=cuda without a GPU"
+# A driver that finds nothing, and the emulated one likewise.
+CUDA_VISIBLE_DEVICES= EMULATED_DEVICES=0 refuses "output=cuda without a GPU" \
+    "GPU 0 cannot be opened.*output=software needs no GPU" "$one:output=cuda"
+CUDA_VISIBLE_DEVICES= EMULATED_DEVICES=0 refuses "device=cuda without a GPU" \
+    "device=cuda: there is no NVIDIA GPU" "$one:device=cuda"
 
 # ---------------------------------------------------------------- pixels
 
@@ -189,13 +187,17 @@ both() {
 
 # The second source, 16x16, in software and in GPU memory.
 small="causvid=promptfile=prompts:model=$model:s=16x16:seed=9:d=0.3:device=cuda"
-chart="testsrc=s=16x16:r=16,format=nv12"
+# Tagged as ours: overlay_cuda does not take two that differ in that.
+chart="testsrc=s=16x16:r=16,format=nv12:color_spaces=bt709:color_ranges=tv"
 place="x=8:y=4:shortest=1"
 blend="overlay=$place:format=yuv420,format=nv12"
 with_small=$(hashes "$clips,format=nv12[a];$small,format=nv12[b];[a][b]$blend")
 with_chart=$(hashes "$clips,format=nv12[a];$chart[b];[a][b]$blend")
 is "$(printf '%s\n' "$software" "$with_small" "$with_chart" | sort -u | wc -l)" \
     30 "pictures with a second source differ from those without"
+
+is "$(hashes "$clips,format=nv12[a];$chart[b];[a][b]$blend,crop=16:16:8:4")" \
+    "$(hashes "$chart,trim=end_frame=10")" "what overlay does is exact"
 
 # Each pixel four times, and one of each four: the same picture again.
 quadruple=scale_cuda=64:64:interp_algo=nearest
@@ -214,11 +216,11 @@ else
     is "$(hashes "$clips,scale_cuda=format=yuv420p:interp_algo=nearest,hwdownload,
         format=yuv420p")" "$(hashes "$clips,format=yuv420p")" \
         "it makes yuv420p of nv12, as the source does"
+    copy=scale_cuda=passthrough=0:interp_algo=nearest
     for format in yuv420p yuv444p p010le rgb0 bgr0; do
-        is "$(hashes "$one:format=$format,$quadruple,hwdownload,format=$format,
-            crop=2:2:0:0,scale=1:1:flags=neighbor")" \
-            "$(hashes "$one:device=cuda,format=$format,crop=2:2:0:0,
-                scale=1:1:flags=neighbor")" "scale_cuda of $format"
+        is "$(hashes "$one:format=$format,$copy,hwdownload,format=$format")" \
+            "$(hashes "$one:device=cuda,format=$format")" \
+            "scale_cuda of $format"
     done
 
     both "$clips:output=cuda[a];$small:output=cuda[b];
@@ -227,7 +229,7 @@ else
     is "$(complex "$clips:output=cuda[a];$chart,hwupload[b];
         [a][b]overlay_cuda=$place,$download" -init_hw_device cuda)" \
         "$with_chart" "overlay_cuda with an uploaded source"
-    is "$(complex "[1]format=nv12,hwupload[b];[0][b]overlay_cuda=$place,$download" \
+    is "$(complex "[1]hwupload[b];[0][b]overlay_cuda=$place,$download" \
         -init_hw_device cuda=g:0,primary_ctx=1 -filter_hw_device g \
         -f lavfi -i "$clips:output=cuda" -f lavfi -i "$chart")" \
         "$with_chart" "overlay_cuda with two inputs of -f lavfi -i"

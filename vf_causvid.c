@@ -463,25 +463,30 @@ static int count_frames(AVFilterContext *ctx, AVRational frame_rate)
     return 0;
 }
 
+static void describe_clip(CausvidSourceContext *s, CausvidClip *clip)
+{
+    causvid_default_clip(clip);
+    clip->prompt          = s->prompts[s->clip];
+    clip->negative_prompt = s->negative_prompt;
+    clip->width           = s->w;
+    clip->height          = s->h;
+    clip->frames          = s->clip_frames;
+    clip->rate_num        = s->frame_rate.num;
+    clip->rate_den        = s->frame_rate.den;
+    clip->seed            = s->seed + s->clip;
+    clip->steps           = s->steps;
+    clip->timesteps       = s->nb_timesteps ? s->timesteps : NULL;
+    clip->n_timesteps     = s->nb_timesteps;
+    clip->shift           = s->shift;
+    clip->guidance        = s->guidance;
+    clip->sampler         = s->sampler;
+}
+
 static int start_clip(CausvidSourceContext *s)
 {
     CausvidClip clip;
 
-    causvid_default_clip(&clip);
-    clip.prompt          = s->prompts[s->clip];
-    clip.negative_prompt = s->negative_prompt;
-    clip.width           = s->w;
-    clip.height          = s->h;
-    clip.frames          = s->clip_frames;
-    clip.rate_num        = s->frame_rate.num;
-    clip.rate_den        = s->frame_rate.den;
-    clip.seed            = s->seed + s->clip;
-    clip.steps           = s->steps;
-    clip.timesteps       = s->nb_timesteps ? s->timesteps : NULL;
-    clip.n_timesteps     = s->nb_timesteps;
-    clip.shift           = s->shift;
-    clip.guidance        = s->guidance;
-    clip.sampler         = s->sampler;
+    describe_clip(s, &clip);
     return av_error(causvid_start(s->cv, &clip));
 }
 
@@ -577,9 +582,18 @@ static int open_model(AVFilterContext *ctx)
 {
     CausvidSourceContext *s = ctx->priv;
     CausvidSettings settings;
+    CausvidClip clip;
     int ret;
 
+    /* What memory the first clip takes. The model's rate is known only later;
+     * Wan's is meant. */
+    ret = count_frames(ctx, s->frame_rate.num ? s->frame_rate
+                                              : (AVRational){ 16, 1 });
+    if (ret < 0)
+        return ret;
+    describe_clip(s, &clip);
     causvid_default_settings(&settings);
+    settings.clip         = &clip;
     settings.model        = s->model;
     settings.text_encoder = s->text_encoder;
     settings.vae          = s->vae;
@@ -723,6 +737,7 @@ static int config_props(AVFilterLink *outlink)
     if (s->seed < 0)
         s->seed = av_get_random_seed();
 
+    s->clip = 0;
     ret = find_device(ctx);
     if (ret < 0)
         return ret;
@@ -741,8 +756,7 @@ static int config_props(AVFilterLink *outlink)
     ret = count_frames(ctx, s->frame_rate);
     if (ret < 0)
         return ret;
-    s->clip = 0;
-    s->pts  = 0;
+    s->pts = 0;
     ret = start_clip(s);
     if (ret < 0)
         return ret;

@@ -318,10 +318,15 @@ class Peer:
     def run(self):
         self.diffusers = None
         if not self.args.no_diffusers:
-            with contextlib.suppress(ImportError):
+            try:
                 import diffusers
                 diffusers.utils.logging.set_verbosity_error()
+                # These are imported when they are first named.
+                assert diffusers.WanTransformer3DModel
+                assert diffusers.AutoencoderKLWan
                 self.diffusers = diffusers
+            except (ImportError, RuntimeError, AttributeError) as e:
+                say(f"  without diffusers: {e}")
         a = self.args
         for stage, function, values in (
                 ("text", self.text, (a.runs,)),
@@ -390,7 +395,8 @@ def causvid(args):
         if line:
             version = f"{line['version']}, {line['commit']}"
             found["1.3b step"] = line["sampling_s"] / line["steps"]
-            found["text encoder"] = line["text_s"]
+            if line["tokens"] == TEXT:
+                found["text encoder"] = line["text_s"]
     if "14b" in args.stages:
         line = bench(args, "--model", name("14b"), *clip, "--steps",
                      str(args.wide_steps), "--variant", "bidirectional",
@@ -461,7 +467,7 @@ def facts(args):
     where = "the CPU"
     if args.torch == "cuda":
         where = torch.cuda.get_device_name()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, IndexError):
             with open("/proc/driver/nvidia/version", encoding="ascii") as f:
                 where += ", driver " + f.readline().split("  ")[1]
     out = [f"PyTorch {torch.__version__} on {where}"]

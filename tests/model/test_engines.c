@@ -81,12 +81,14 @@ static void load_driver(void)
         tap_bail("the driver does not start");
 }
 
-/* Whether this is the calling thread's context. */
-static int is_current(const void *context)
+/* Of the calling thread. */
+static void *current_context(void)
 {
-    void *now = NULL;
+    void *context = NULL;
 
-    return !driver.current || (!driver.current(&now) && now == context);
+    if (driver.current)
+        driver.current(&context);
+    return context;
 }
 
 /* ---- an engine ---- */
@@ -106,7 +108,7 @@ typedef struct Engine {
     uint8_t *frames;             /* of the newest clip, yuv420p */
     int err;
     int unequal;                 /* clips that differ from the first */
-    int left_current;            /* a context is, after the calls */
+    int changed_context;         /* calls after which another was current */
     Lines lines;
 } Engine;
 
@@ -189,7 +191,7 @@ static int make_clip(Engine *e, CausvidContext *cv, enum CausvidMemory memory,
 {
     int err = causvid_start(cv, &e->clip);
 
-    e->left_current += !is_current(context);
+    e->changed_context += current_context() != context;
     for (int64_t i = 0; i < e->clip.frames && !err; i++) {
         CausvidPicture pic = picture(e, memory, planes);
 
@@ -197,7 +199,7 @@ static int make_clip(Engine *e, CausvidContext *cv, enum CausvidMemory memory,
         if (!err && pic.index != i)
             err = CAUSVID_ERR(EINVAL);
         planes += frame_bytes(e);
-        e->left_current += !is_current(context);
+        e->changed_context += current_context() != context;
     }
     return err;
 }
@@ -215,15 +217,16 @@ static void *run_engine(void *cookie)
     Engine *e = cookie;
     CausvidContext *cv = NULL;
     uint8_t *first = malloc(clip_bytes(e));
+    const void *context = current_context();
 
     e->settings.cookie = &e->lines;
     e->err = first ? causvid_open(&cv, &e->settings) : CAUSVID_ERR(ENOMEM);
-    e->left_current += !is_current(NULL);
+    e->changed_context += current_context() != context;
     for (int i = 0; i < e->clips; i++) {
         meet(e);
         memset(e->frames, 0, clip_bytes(e));
         if (!e->err)
-            e->err = make_clip(e, cv, CAUSVID_MEMORY_HOST, e->frames, NULL);
+            e->err = make_clip(e, cv, CAUSVID_MEMORY_HOST, e->frames, context);
         if (first && !i)
             memcpy(first, e->frames, clip_bytes(e));
         else if (first)
@@ -231,7 +234,7 @@ static void *run_engine(void *cookie)
     }
     meet(e);
     causvid_close(&cv);
-    e->left_current += !is_current(NULL);
+    e->changed_context += current_context() != context;
     free(first);
     return NULL;
 }
@@ -250,7 +253,7 @@ static void check_engine(const Engine *e, const uint8_t *expected,
     ok(!memcmp(e->frames, expected, clip_bytes(e)) && !e->unequal,
        "%s shows what it shows alone", what);
     if (driver.current)
-        ok(!e->left_current, "%s leaves no context current", what);
+        ok(!e->changed_context, "%s leaves its threads' contexts", what);
 }
 
 /* What the engine shows when there is no other. */
@@ -409,7 +412,8 @@ static void test_full_device(Engine *e, void *context)
         ok(err < 0 && !cv && e->lines.n_errors == 1 &&
            strstr(e->lines.error, "memory"), "a device without memory: %d, "
            "%s", err, e->lines.error);
-        ok(is_current(context), "the caller's context is still current");
+        ok(current_context() == context, "the caller's context is still "
+           "current");
         causvid_close(&cv);
     }
     if (hog)
@@ -448,7 +452,7 @@ static void test_context(void)
     other.clips = 4;
     start_engine(&other);
     e.err = causvid_open(&cv, &e.settings);
-    e.left_current = !is_current(context);
+    e.changed_context = current_context() != context;
     if (!e.err)
         e.err = make_clip(&e, cv, CAUSVID_MEMORY_HOST, e.frames, context);
     ok(!e.err && !memcmp(e.frames, expected, clip_bytes(&e)), "in the "
@@ -462,8 +466,8 @@ static void test_context(void)
        !memcmp(pictures, expected, clip_bytes(&e)), "the same in the caller's "
        "memory, after its stream (%d %s)", e.err, e.lines.error);
     causvid_close(&cv);
-    ok(!e.left_current && is_current(context), "the caller's context is "
-       "current after each call");
+    ok(!e.changed_context && current_context() == context, "the caller's "
+       "context is current after each call");
     pthread_join(other.thread, NULL);
     check_engine(&other, expected_other, "an engine beside it");
 

@@ -9,10 +9,15 @@
  * float32 arrays of one chunk (noise, a timestep) are looked at on the host,
  * so that uploading them waits for nothing.
  */
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "host.h"
+
+/* Threads that fill a pinned chunk, and how much is worth starting them. */
+#define COPIERS   4
+#define COPY_WIDE ((size_t)4 << 20)
 
 cudaError_t cv_cuda_memory_open(CvCuda *cuda)
 {
@@ -134,6 +139,45 @@ static int copy_and_check(void *to, const void *from, int64_t n)
     return (int)bad;
 }
 
+typedef struct Share {
+    void *to;
+    const void *from;
+    size_t bytes;
+} Share;
+
+static void *copy_share(void *argument)
+{
+    const Share *s = argument;
+
+    memcpy(s->to, s->from, s->bytes);
+    return NULL;
+}
+
+/* memcpy() by several threads: one alone, which also waits for the pages of a
+ * mapped file, is slower than the way to the device. */
+static void copy_wide(void *to, const void *from, size_t bytes)
+{
+    const size_t each = bytes / COPIERS / 4096 * 4096;
+    pthread_t threads[COPIERS];
+    Share shares[COPIERS];
+    const int helpers = bytes >= COPY_WIDE ? COPIERS - 1 : 0;
+    int started = 0;
+
+    while (started < helpers) {
+        shares[started] = (Share){ to, from, each };
+        if (pthread_create(&threads[started], NULL, copy_share,
+                           &shares[started]))
+            break;
+        to    = (uint8_t *)to + each;
+        from  = (const uint8_t *)from + each;
+        bytes -= each;
+        started++;
+    }
+    memcpy(to, from, bytes);
+    while (started)
+        pthread_join(threads[--started], NULL);
+}
+
 /* `bytes` of pinned chunk i to the device. */
 static int send(CvCuda *cuda, int i, void *to, size_t bytes)
 {
@@ -201,7 +245,7 @@ int cv_cuda_upload(CvBackend *b, const CvTensor *dst, const void *src,
         if (look)
             bad |= (unsigned)copy_and_check(host->pinned[i], from, part);
         else
-            memcpy(host->pinned[i], from, (size_t)part * size);
+            copy_wide(host->pinned[i], from, (size_t)part * size);
         err = send(cuda, i, raw && !flag ? to : host->staging[i],
                    (size_t)part * size);
         if (!err && (!raw || flag))

@@ -265,11 +265,12 @@ int cv_cli_bench(int argc, char **argv)
     const char *variant = NULL, *size = NULL, *frames = NULL, *steps = NULL;
     const char *sampler = NULL, *precision = NULL, *device = NULL, *gpu = NULL;
     const char *runs = NULL, *threads = NULL, *prompt = NULL, *model = NULL;
-    const char *vram = NULL;
+    const char *vram = NULL, *text_encoder = NULL;
     int json = 0, markdown = 0, help = 0, verbose = 0;
     int n_runs = 0, n_frames = 0, choice = 0, status;
     const CvOption options[] = {
         { "model", &model, NULL, "PATH: the model; default: the sample model" },
+        { "text_encoder", &text_encoder, NULL, "PATH: in place of the model's" },
         { "variant", &variant, NULL, "NAME: auto, causal or bidirectional" },
         { "size", &size, NULL, "WxH; default: the recipe's" },
         { "frames", &frames, NULL, "N: frames of a clip; default: the "
@@ -316,7 +317,8 @@ int cv_cli_bench(int argc, char **argv)
     }
     causvid_default_clip(&args);
     cv_cli_settings(&settings, verbose);
-    settings.model = model;
+    settings.model        = model;
+    settings.text_encoder = text_encoder;
     b->prompt = prompt ? prompt
                        : "a red circle moves right on a blue background";
     args.prompt = b->prompt;

@@ -210,7 +210,7 @@ if [ $gpu = no ] || ! has filter scale_cuda; then
 else
     both "$clips,$quadruple,$download,$quarter" "$software" "scale_cuda"
     is "$(frames "$one,scale_cuda=64:48" pix_fmt,width,height)" \
-        "pix_fmt=cuda|width=64|height=48" "the size that it was asked for"
+        "width=64|height=48|pix_fmt=cuda" "the size that it was asked for"
     is "$(hashes "$clips,scale_cuda=64:48,$download" | sort -u | wc -l)" 10 \
         "with an interpolation"
     is "$(hashes "$clips,scale_cuda=format=yuv420p:interp_algo=nearest,hwdownload,

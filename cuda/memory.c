@@ -326,13 +326,20 @@ int cv_cuda_memory(CvBackend *b, CvMemory *memory)
     struct CvCudaHost *host = cuda->host;
     size_t available = 0, total = 0;
     cudaError_t error = cudaMemGetInfo(&available, &total);
+    int64_t code; /* still to come */
 
     memory->used   = (int64_t)(total - available);
     memory->before = host->before;
     memory->taken  = host->taken;
-    memory->room   = (int64_t)available - CV_CUDA_CODE_BYTES;
-    if (memory->room < 0)
-        memory->room = 0;
+    /* What is in use and neither was before nor is ours is code by now, so
+     * that what fits at one time fits later too. Others may have taken it, or
+     * given something back. */
+    code = CV_CUDA_CODE_BYTES - (memory->used - host->before - host->taken);
+    if (code > CV_CUDA_CODE_BYTES)
+        code = CV_CUDA_CODE_BYTES;
+    if (code < 0)
+        code = 0;
+    memory->room = (int64_t)available > code ? (int64_t)available - code : 0;
     if (host->budget)
         memory->budget = host->budget;
     return cv_cuda_check(cuda, error, "asking for the memory");

@@ -220,7 +220,8 @@ int cv_cli_trace(int argc, char **argv)
 {
     const char *model = NULL, *inputs = NULL, *outputs = NULL;
     const char *threads = NULL, *steps = NULL, *sampler = NULL;
-    const char *device = NULL, *precision = NULL, *gpu = NULL;
+    const char *device = NULL, *precision = NULL, *gpu = NULL, *vram = NULL;
+    const char *text_encoder = NULL;
     int help = 0, verbose = 0, status = 1;
     const CvOption options[] = {
         { "model", &model, NULL, "PATH: the model; default: the sample model" },
@@ -232,6 +233,8 @@ int cv_cli_trace(int argc, char **argv)
         { "device", &device, NULL, "NAME: auto, cpu or cuda; default: cpu" },
         { "gpu", &gpu, NULL, "N: which CUDA device" },
         { "precision", &precision, NULL, "NAME: auto, fp32 or bf16" },
+        { "vram", &vram, NULL, "N: the most GPU memory to take, such as 12G" },
+        { "text_encoder", &text_encoder, NULL, "PATH: in place of the model's" },
         { "threads", &threads, NULL, "N: CPU threads" },
         { "verbose", NULL, &verbose, "-v: say what is done" },
         { "help", NULL, &help, "print this" },
@@ -257,6 +260,7 @@ int cv_cli_trace(int argc, char **argv)
     causvid_default_clip(&args);
     cv_cli_settings(&settings, verbose);
     settings.model  = model;
+    settings.text_encoder = text_encoder;
     settings.device = CAUSVID_DEVICE_CPU;
     if (device) {
         if ((choice = cv_cli_choice("device", device, "auto|cpu|cuda")) < 0)
@@ -272,6 +276,7 @@ int cv_cli_trace(int argc, char **argv)
     if ((threads && cv_cli_int("threads", threads, 1, 1024,
                                &settings.threads) < 0) ||
         (gpu && cv_cli_int("gpu", gpu, 0, 1023, &settings.gpu) < 0) ||
+        (vram && cv_cli_bytes("vram", vram, &settings.vram_bytes) < 0) ||
         (steps && cv_cli_int("steps", steps, 1, CV_MAX_STEPS,
                              &args.steps) < 0))
         return 2;

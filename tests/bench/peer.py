@@ -345,10 +345,15 @@ class Peer:
 # ---------------------------------------------------------------- our side
 
 
+# Of the sample model, which the program may look for where it was built.
+TOKENIZER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..",
+                         "..", "samples", "shapes", "tokenizer")
+
+
 def bench(args, *options):
     """What `causvid bench` measured, or None."""
     command = [args.with_causvid, "bench", "--json", "--device",
-               args.device, *options]
+               args.device, "--tokenizer", TOKENIZER, *options]
     env = dict(os.environ)
     if "CAUSVID_LIBRARY_PATH" in env:
         env["LD_LIBRARY_PATH"] = env["CAUSVID_LIBRARY_PATH"]

@@ -24,6 +24,7 @@ import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.join(HERE, "..", "..")
+TOKENIZER = os.path.join(ROOT, "samples", "shapes", "tokenizer")
 CAUSAL = ["--model", "random:wan-1.3b", "--variant", "causal"]
 LARGE = ["--model", "random:wan-14b", "--size", "832x480", "--frames", "81"]
 BAR = 0.05
@@ -39,6 +40,8 @@ def run(args, limit):
 
 
 def bench(causvid, name, args, limit=240):
+    if args[1].startswith("random:"): # it has none of its own
+        args = ["--tokenizer", TOKENIZER, *args]
     try:
         done = run([causvid, "bench", "--device", "cuda", "--runs", "1",
                     "--json", *args], limit)

@@ -291,6 +291,7 @@ static void test_refusals(void)
 static uint64_t run_within(int64_t vram, Lines *lines)
 {
     static uint8_t rgb[3 * WIDTH * HEIGHT];
+    char tokenizer[4200]; /* the tree may not be where it was built */
     CausvidPicture pic = { .format = CAUSVID_FORMAT_RGB24, .width = WIDTH,
                            .height = HEIGHT, .data = { rgb },
                            .stride = { 3 * WIDTH } };
@@ -308,7 +309,9 @@ static uint64_t run_within(int64_t vram, Lines *lines)
     clip.frames = 5;
     clip.steps  = 1;
     causvid_default_settings(&s);
+    snprintf(tokenizer, sizeof(tokenizer), "%s/samples/shapes/tokenizer", src);
     s.model      = "random:tiny";
+    s.tokenizer  = tokenizer;
     s.device     = CAUSVID_DEVICE_CUDA;
     s.vram_bytes = vram;
     s.clip       = &clip;

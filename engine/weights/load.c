@@ -282,8 +282,7 @@ static int upload_rows(CvLoader *l, const CvTensor *t, const CvEntry *e,
     if (!buffer)
         return cv_fail_memory(l->log, (uint64_t)t->dim[0] * row, e->name);
     for (int64_t i = 0; i < t->dim[0]; i++)
-        memcpy(buffer + (size_t)i * row, (const uint8_t *)e->tensor.data +
-               (size_t)ids[i] * row, row);
+        copy_rows(buffer + (size_t)i * row, e, t, CV_LOAD_AS_IS, ids[i], 1);
     err = cv_upload(l->backend, t, buffer, e->tensor.type);
     free(buffer);
     return err;
@@ -335,21 +334,28 @@ int cv_load_finish(CvLoader *l)
         [CV_KIND_TINY_VAE]     = "tiny VAE",
         [CV_KIND_LORA]         = "LoRA",
     };
-    char text[CV_SHAPE_TEXT];
+    char text[CV_SHAPE_TEXT], names[3 * CV_NAME_SIZE] = "";
     const CvEntry *first = NULL;
+    size_t used = 0;
     int64_t n = 0;
 
     for (int64_t i = 0; i < cv_weights_count(l->weights); i++) {
         const CvEntry *e = cv_weights_at(l->weights, i);
 
-        if (!e->used && !n++)
+        if (e->used)
+            continue;
+        if (!n++)
             first = e;
+        else if (n <= 3 && used < sizeof(names))
+            used += (size_t)snprintf(names + used, sizeof(names) - used,
+                                     ", '%s'", e->stored);
     }
     if (!n)
         return 0;
     return cv_fail(l->log, EILSEQ, "'%s' holds %lld tensor%s that a %s of "
-                   "this size does not have, such as '%s' %s; use the file of "
-                   "a Wan 2.1 text-to-video model", first->file, (long long)n,
-                   n == 1 ? "" : "s", kinds[cv_weights_kind(l->weights)],
-                   first->stored, cv_shape_text(text, &first->tensor));
+                   "this size does not have, such as '%s' %s%s; use the file "
+                   "of a Wan 2.1 text-to-video model", first->file,
+                   (long long)n, n == 1 ? "" : "s",
+                   kinds[cv_weights_kind(l->weights)], first->stored,
+                   cv_shape_text(text, &first->tensor), names);
 }

@@ -378,6 +378,99 @@ static void test_nan(void)
     }
 }
 
+/* ---- rows of a table ---- */
+
+/* Rows `ids` of a table of `rows` rows, planned and loaded. */
+static int load_rows(Case *c, CvTensor *t, int64_t rows, const int32_t *ids,
+                     const char *name, float *values)
+{
+    int err = cv_load_rows(&c->loader, t, rows, ids, name);
+
+    take(c);
+    if (!err)
+        err = cv_load_rows(&c->loader, t, rows, ids, name);
+    if (!err && cv_download(cpu, values, t) < 0)
+        tap_bail("download");
+    return err;
+}
+
+static void test_rows(void)
+{
+    static const int32_t ids[] = { 2, 0, 2, 1 }, wrong[] = { 0, 3, 0, 0 };
+    static const int32_t first[] = { 0, 0, 0, 0 };
+    const CvTensor shape = CV_TENSOR(NULL, CV_F32, 4, 5);
+    uint8_t data[2 * N];
+    float values[4 * 5];
+    int good = 0;
+    Case c;
+
+    make(data, CV_BF16);
+    for (int pad = 0; pad < 2; pad++) {
+        StTensor s = { "x", CV_BF16, 2, { 3, 5 }, data };
+        CvTensor t = shape;
+
+        begin(&c, &s, 1, pad);
+        good += !load_rows(&c, &t, 3, ids, "x", values);
+        for (int i = 0; i < 4; i++)
+            good += !memcmp(values + 5 * i, numbers + 5 * ids[i],
+                            5 * sizeof(float));
+        t = shape;
+        good += load_rows(&c, &t, 4, ids, "x", values) == FAILED(EILSEQ) &&
+                lines_error(&lines, "[4, 5]");
+        t = shape;
+        good += load_rows(&c, &t, 3, wrong, "x", values) == FAILED(EINVAL) &&
+                lines_error(&lines, "row 3");
+        end(&c);
+    }
+    ok(good == 2 * 7, "rows of a table");
+
+    data[2 * 5 + 1] = 0x7f, data[2 * 5] = 0xc0; /* NaN in row 1 */
+    for (int i = 0; i < 2; i++) {
+        StTensor s = { "x", CV_BF16, 2, { 3, 5 }, data };
+        CvTensor t = shape;
+
+        begin(&c, &s, 1, 0);
+        if (i)
+            ok(load_rows(&c, &t, 3, ids, "x", values) == FAILED(EILSEQ) &&
+               lines_error(&lines, "tensor 'x' holds a value"),
+               "a row that is no number");
+        else
+            ok(!load_rows(&c, &t, 3, first, "x", values),
+               "which counts only where it is wanted");
+        end(&c);
+    }
+}
+
+/* Of a model of random numbers: the rows that the whole table has. */
+static void test_random_rows(void)
+{
+    enum { ROWS = 8192, WIDTH = 128 };
+    static const int32_t ids[] = { 8191, 0, 1, 8191, 77 };
+    static float rows[5 * WIDTH];
+    CvTensor t = CV_TENSOR(NULL, CV_F32, 5, WIDTH);
+    CvTensor table = CV_TENSOR(NULL, CV_F32, ROWS, WIDTH);
+    const char *name = "token_embedding.weight";
+    int good = 0;
+    float *whole;
+    Case c;
+
+    memset(&c, 0, sizeof(c));
+    if (cv_weights_open(&c.weights, "random:tiny/text_encoder",
+                        &lines.log) < 0)
+        tap_bail("%s", lines.error);
+    c.loader = (CvLoader){ cpu, &c.arena, c.weights, &lines.log };
+    cv_arena_plan(&c.arena, cpu);
+    good += !load_rows(&c, &t, ROWS, ids, name, rows);
+    cv_arena_plan(&c.arena, cpu);
+    whole = load(&c, &table, CV_LOAD_AS_IS, name);
+    for (int i = 0; i < 5; i++)
+        good += !memcmp(rows + i * WIDTH, whole + ids[i] * WIDTH,
+                        WIDTH * sizeof(float));
+    ok(good == 6, "rows of random numbers");
+    free(whole);
+    end(&c);
+}
+
 int main(void)
 {
     lines_init(&lines);
@@ -398,6 +491,8 @@ int main(void)
     test_wrong();
     test_extra();
     test_nan();
+    test_rows();
+    test_random_rows();
     cpu->close(&cpu);
     return tap_done();
 }

@@ -37,6 +37,7 @@ typedef enum CvKind {
     CV_KIND_VAE,
     CV_KIND_TINY_VAE,   /* TAEHV: recognised, so that it is refused by name */
     CV_KIND_LORA,       /* likewise */
+    CV_KIND_COUNT
 } CvKind;
 
 /* Open `path`: a .safetensors file, a *.index.json, a folder that holds one of
@@ -51,9 +52,17 @@ void cv_weights_close(CvWeights **weights);
  * EILSEQ when it is not `expected`: what it is, what was expected. */
 int cv_weights_canonical(CvWeights *weights, CvKind expected, CvLog *log);
 
+/* Before cv_weights_canonical(): does a file of several networks, whose names
+ * begin with which one they belong to, hold this one? */
+int cv_weights_holds(const CvWeights *weights, CvKind kind);
+/* The tensor "spiece_model", a tokenizer's file inside of a text encoder's
+ * (checkpoints.md 1.3), or NULL; its type and shape may be anything. */
+const CvEntry *cv_weights_tokenizer(const CvWeights *weights);
+
 CvKind cv_weights_kind(const CvWeights *weights);
 const char *cv_weights_path(const CvWeights *weights); /* as given to open */
-const char *cv_weights_layout(const CvWeights *weights); /* "official", "diffusers" */
+/* Whose names: "official", "diffusers", "llama.cpp". */
+const char *cv_weights_layout(const CvWeights *weights);
 int64_t cv_weights_count(const CvWeights *weights);
 CvEntry *cv_weights_at(CvWeights *weights, int64_t i);
 /* NULL when there is no such tensor. The name is printf-formatted. */

@@ -3,8 +3,8 @@
  *
  * SPDX-License-Identifier: BSD-2-Clause
  *
- * The pairs of names in data/weights come from the converters of diffusers and
- * from the modules of diffusers and transformers.
+ * The pairs of names in data/weights come from the converters of diffusers,
+ * from the modules of diffusers and transformers, and from the tables of gguf.
  */
 #include "../tap.h"
 #include "weights/reader.h"
@@ -79,7 +79,7 @@ static CvWeights *open_names(const char *const *names, int n,
 }
 
 /* Each name becomes its official one, whatever stands in front of all. */
-static void test_pairs(const char *file, CvKind kind)
+static void test_pairs(const char *file, CvKind kind, const char *layout)
 {
     static const char *const prefixes[] = {
         "", "model.", "module.", "generator.model.", "model.diffusion_model.",
@@ -112,9 +112,9 @@ static void test_pairs(const char *file, CvKind kind)
             ok(w && good == p.n && cv_weights_count(w) == p.n &&
                cv_weights_kind(w) == kind &&
                !strcmp(cv_weights_layout(w),
-                       official ? "official" : "diffusers") &&
+                       official ? "official" : layout) &&
                lines_none(&lines), "%s, %s names below '%s': %d of %d", file,
-               official ? "official" : "diffusers", prefixes[k], good, p.n);
+               official ? "official" : layout, prefixes[k], good, p.n);
             cv_weights_close(&w);
             blob_free(&blob);
         }
@@ -218,6 +218,29 @@ static void test_kinds(void)
           "blocks.123456.attn1.to_k.weight", CV_KIND_TRANSFORMER, 0,
           "blocks.0.self_attn.q.weight blocks.123456.self_attn.k.weight "
           "blocks.1234567.attn1.to_k.weight time_projection.1.weight" },
+        { T5 "logit_scale text_encoders.spiece_model", CV_KIND_TEXT_ENCODER, 0,
+          "blocks.0.attn.q.weight token_embedding.weight" },
+        { "token_embd.weight enc.output_norm.weight enc.blk.0.attn_q.weight "
+          "enc.blk.0.ffn_up.bias", CV_KIND_TEXT_ENCODER, 0,
+          "blocks.0.attn.q.weight enc.blk.0.ffn_up.bias norm.weight "
+          "token_embedding.weight" },
+        /* neighbours of what is wanted */
+        { T5_HF "encoder.block.2.layer.0.SelfAttention.q.weight "
+          "encoder.block.0.layer.0.SelfAttention.relative_attention_bias."
+          "weight", CV_KIND_TEXT_ENCODER, ENOSYS,
+          "a T5 text encoder of another family|umt5-xxl" },
+        { "vace_patch_embedding.weight vace_blocks.0.before_proj.weight",
+          CV_KIND_TRANSFORMER, EILSEQ, "additions of a VACE model; expected" },
+        { "visual.patch_embedding.weight textual.x", CV_KIND_TRANSFORMER,
+          EILSEQ, "a CLIP image encoder|image to video" },
+        { "vision_model.embeddings.patch_embedding.weight", CV_KIND_VAE,
+          EILSEQ, "a CLIP image encoder|image to video" },
+        { "text_model.embeddings.token_embedding.weight", CV_KIND_TEXT_ENCODER,
+          EILSEQ, "a CLIP text encoder; expected a UMT5" },
+        { "decoder.mid.block_1.conv1.weight", CV_KIND_VAE, EILSEQ,
+          "a VAE for images; expected a Wan VAE" },
+        { "model.diffusion_model.double_blocks.0.img_attn.qkv.weight",
+          CV_KIND_TRANSFORMER, EILSEQ, "a transformer of another family" },
         /* quantised files */
         { DIT "blocks.0.ffn.0.scale_weight", CV_KIND_TRANSFORMER, ENOSYS,
           "weights with scales ('blocks.0.ffn.0.scale_weight')|bf16" },
@@ -253,25 +276,119 @@ static void test_kinds(void)
 /* One file with all the networks, as some programs distribute it. */
 static void test_combined(void)
 {
-    static const char names[] =
-        "model.diffusion_model.patch_embedding.weight "
-        "model.diffusion_model.blocks.0.self_attn.q.weight "
-        "text_encoders.umt5xxl.transformer.shared.weight "
-        "text_encoders.umt5xxl.transformer.encoder.block.0.layer.0."
-        "SelfAttention.q.weight "
-        "text_encoders.umt5xxl.spiece_model "
-        "vae.decoder.upsamples.0.residual.0.gamma "
-        "vae.decoder.conv1.weight vae.conv2.weight";
-    char result[1024];
+    static const struct {
+        const char *transformer, *text_encoder, *vae;
+    } programs[] = {
+        { "model.diffusion_model.", "text_encoders.umt5xxl.transformer.",
+          "vae." },
+        { "model.diffusion_model.", "text_encoders.t5xxl.transformer.",
+          "first_stage_model." },
+        { "", "text_encoders.umt5xxl.transformer.", "vae." },
+        { "model.", "text_encoders.t5xxl.", "vae." },
+    };
+    char names[2048], result[1024];
 
-    is_int(canonical(names, CV_KIND_TRANSFORMER, result, sizeof(result)), 0);
-    is_str(result, "blocks.0.self_attn.q.weight patch_embedding.weight");
-    is_int(canonical(names, CV_KIND_TEXT_ENCODER, result, sizeof(result)), 0);
-    is_str(result, "blocks.0.attn.q.weight token_embedding.weight");
-    is_int(canonical(names, CV_KIND_VAE, result, sizeof(result)), 0);
-    is_str(result, "conv2.weight decoder.conv1.weight "
-           "decoder.upsamples.0.residual.0.gamma");
-    ok(lines_none(&lines), "without a line");
+    for (size_t i = 0; i < sizeof(programs) / sizeof(*programs); i++) {
+        const char *a = programs[i].transformer, *t = programs[i].text_encoder;
+        const char *v = programs[i].vae;
+
+        snprintf(names, sizeof(names), "%spatch_embedding.weight "
+                 "%sblocks.0.self_attn.q.weight %sshared.weight %sencoder."
+                 "block.0.layer.0.SelfAttention.q.weight text_encoders.umt5xxl"
+                 ".spiece_model text_encoders.umt5xxl.logit_scale %sdecoder."
+                 "upsamples.0.residual.0.gamma %sdecoder.conv1.weight "
+                 "%sconv2.weight unheard.of", a, a, t, t, v, v, v);
+        is_int(canonical(names, CV_KIND_TRANSFORMER, result, sizeof(result)),
+               0);
+        is_str(result, "blocks.0.self_attn.q.weight patch_embedding.weight "
+               "unheard.of");
+        is_int(canonical(names, CV_KIND_TEXT_ENCODER, result, sizeof(result)),
+               0);
+        is_str(result, "blocks.0.attn.q.weight token_embedding.weight");
+        is_int(canonical(names, CV_KIND_VAE, result, sizeof(result)), 0);
+        is_str(result, "conv2.weight decoder.conv1.weight "
+               "decoder.upsamples.0.residual.0.gamma");
+        ok(lines_none(&lines), "without a line");
+    }
+    /* a file of one network below the same prefixes keeps what is unknown */
+    is_int(canonical("vae.decoder.upsamples.0.residual.0.gamma unheard.of",
+                     CV_KIND_VAE, result, sizeof(result)), 0);
+    is_str(result, "decoder.upsamples.0.residual.0.gamma unheard.of");
+    ok(canonical("model.diffusion_model.patch_embedding.weight "
+                 "vae.decoder.upsamples.0.residual.0.gamma",
+                 CV_KIND_TEXT_ENCODER, result, sizeof(result)) ==
+       FAILED(EILSEQ) && lines_error(&lines, "expected a UMT5 text encoder"),
+       "a file without a text encoder");
+}
+
+/* Which networks a file holds, before it is decided which one is wanted. */
+static void test_holds(void)
+{
+    StTensor t[] = {
+        tensor("model.diffusion_model.patch_embedding.weight"),
+        tensor("vae.conv2.weight"), tensor("text_encoders.spiece_model"),
+    };
+    const CvEntry *e;
+    CvWeights *w;
+    Blob blob;
+
+    for (int n = 1; n <= 3; n++) {
+        blob = st_write(t, n, 0);
+        if (cv_weights_open_memory(&w, blob.data, blob.size, "m.safetensors",
+                                   &lines.log) < 0)
+            tap_bail("%s", lines.error);
+        e = cv_weights_tokenizer(w);
+        ok(cv_weights_holds(w, CV_KIND_TRANSFORMER) &&
+           cv_weights_holds(w, CV_KIND_VAE) == (n > 1) &&
+           cv_weights_holds(w, CV_KIND_TEXT_ENCODER) == (n > 2) &&
+           !e == (n < 3), "a file of %d networks", n);
+        cv_weights_close(&w);
+        blob_free(&blob);
+    }
+}
+
+/* The patch embedding as a linear, and with four dimensions. */
+static void test_patches(void)
+{
+    static const struct {
+        int n_dims;
+        int64_t dim[5];
+        int viewed; /* as [6, 3, 1, 2, 2] */
+    } cases[] = {
+        { 5, { 6, 3, 1, 2, 2 }, 1 }, { 2, { 6, 12 }, 1 },
+        { 4, { 18, 1, 2, 2 }, 1 }, { 2, { 12, 6 }, 0 }, { 2, { 6, 6 }, 0 },
+        { 4, { 6, 3, 2, 2 }, 0 }, { 4, { 18, 1, 4, 1 }, 0 },
+        { 3, { 6, 3, 4 }, 0 }, { 1, { 72 }, 0 }, { 2, { 0, 12 }, 0 },
+    };
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        StTensor t[] = {
+            { .name = "net.patch_embedding.weight", .type = CV_F32,
+              .n_dims = cases[i].n_dims },
+            { .name = "net.patch_embedding.bias", .type = CV_F32,
+              .n_dims = 1, .dim = { 6 } },
+            { .name = "net.accum_video_sample_counter", .type = CV_I64,
+              .n_dims = 0 },
+        };
+        const CvTensor *p;
+        CvWeights *w;
+        Blob blob;
+
+        memcpy(t[0].dim, cases[i].dim, sizeof(t[0].dim));
+        blob = st_write(t, 3, 0);
+        if (cv_weights_open_memory(&w, blob.data, blob.size, "m.safetensors",
+                                   &lines.log) < 0 ||
+            cv_weights_canonical(w, CV_KIND_TRANSFORMER, &lines.log) < 0)
+            tap_bail("%s", lines.error);
+        p = &cv_weights_find(w, "patch_embedding.weight")->tensor;
+        ok(cv_weights_count(w) == 2 && (cases[i].viewed ?
+           p->n_dims == 5 && p->dim[0] == 6 && p->dim[1] == 3 &&
+           p->dim[2] == 1 && p->dim[3] == 2 && p->dim[4] == 2 :
+           p->n_dims == cases[i].n_dims && p->dim[0] == cases[i].dim[0]),
+           "patches, case %zu", i);
+        cv_weights_close(&w);
+        blob_free(&blob);
+    }
 }
 
 /* The flat numbers of the VAE with other numbers of residual blocks. */
@@ -305,12 +422,16 @@ static void test_flat(void)
 int main(void)
 {
     lines_init(&lines);
-    test_pairs("weights/transformer.tsv", CV_KIND_TRANSFORMER);
-    test_pairs("weights/image.tsv", CV_KIND_TRANSFORMER);
-    test_pairs("weights/vae.tsv", CV_KIND_VAE);
-    test_pairs("weights/text_encoder.tsv", CV_KIND_TEXT_ENCODER);
+    test_pairs("weights/transformer.tsv", CV_KIND_TRANSFORMER, "diffusers");
+    test_pairs("weights/image.tsv", CV_KIND_TRANSFORMER, "diffusers");
+    test_pairs("weights/vae.tsv", CV_KIND_VAE, "diffusers");
+    test_pairs("weights/text_encoder.tsv", CV_KIND_TEXT_ENCODER, "diffusers");
+    test_pairs("weights/text_encoder_llama.tsv", CV_KIND_TEXT_ENCODER,
+               "llama.cpp");
     test_kinds();
     test_combined();
+    test_holds();
+    test_patches();
     test_flat();
     return tap_done();
 }

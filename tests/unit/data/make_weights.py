@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 # Writes tests/unit/data/weights: files of the safetensors library itself, and
-# the names that diffusers and transformers give to Wan's tensors.
+# the names that diffusers, transformers and llama.cpp give to Wan's tensors.
 #
 # SPDX-License-Identifier: BSD-2-Clause
 #
-# usage: make_weights.py    (torch, safetensors, diffusers, transformers)
+# usage: make_weights.py    (torch, safetensors, diffusers, transformers,
+#                                gguf)
 import os
 
+import gguf
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from diffusers.loaders.single_file_utils import (
@@ -198,6 +200,10 @@ def main():
     pairs = text_encoder_names(2)
     same_keys(pairs, t5, ["encoder.embed_tokens.weight"])
     write_names("text_encoder", pairs)
+    llama = gguf.get_tensor_name_map(gguf.MODEL_ARCH.T5ENCODER, 2)
+    write_names("text_encoder_llama",
+                [(official, llama.get_name(other, try_suffixes=(".weight",)))
+                 for official, other in pairs])
 
 
 main()

@@ -5,10 +5,8 @@
  */
 #include <inttypes.h>
 #include <stdio.h>
-#include <string.h>
 
 #include "budget.h"
-#include "device.h"
 
 static int is_limited(const CvMemory *m)
 {

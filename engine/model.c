@@ -144,6 +144,16 @@ static int check_index(const CvModel *model)
     return err;
 }
 
+static int open_tokenizer(CvModel *model)
+{
+    const CvModelFiles *files = &model->files;
+
+    if (files->tokenizer_embedded)
+        return cv_tokenizer_open_embedded(&model->tokenizer, files->tokenizer,
+                                          model->log);
+    return cv_tokenizer_open(&model->tokenizer, files->tokenizer, model->log);
+}
+
 int cv_model_open(CvModel *model, const CausvidSettings *settings,
                   CvBackend *backend, CvLog *log)
 {
@@ -171,8 +181,7 @@ int cv_model_open(CvModel *model, const CausvidSettings *settings,
     entered = 1;
     if ((err = cv_files_find(files, &wanted, log)) < 0 ||
         (err = check_index(model)) < 0 ||
-        (err = cv_tokenizer_open(&model->tokenizer, files->tokenizer,
-                                 log)) < 0 ||
+        (err = open_tokenizer(model)) < 0 ||
         (err = cv_umt5_open(&model->umt5, model->backend, files->text_encoder,
                             files->text_encoder_config, log)) < 0 ||
         (err = cv_dit_open(&model->dit, model->backend, files->transformer,

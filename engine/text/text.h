@@ -23,6 +23,10 @@ typedef struct CvTokenizer CvTokenizer;
 
 /* path: a spiece.model. ENOENT, EILSEQ, ENOMEM. */
 int cv_tokenizer_open(CvTokenizer **tokenizer, const char *path, CvLog *log);
+/* path: weights that hold such a file as the tensor "spiece_model", as those
+ * of ComfyUI do (1.3). */
+int cv_tokenizer_open_embedded(CvTokenizer **tokenizer, const char *path,
+                               CvLog *log);
 void cv_tokenizer_close(CvTokenizer **tokenizer);
 /* Ids that the model may give: pieces, or pieces plus the 300 sentinels. */
 int64_t cv_tokenizer_size(const CvTokenizer *tokenizer);

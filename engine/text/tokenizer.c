@@ -53,19 +53,16 @@ typedef struct Encoder {
     int64_t n;    /* ids so far, also those without room */
 } Encoder;
 
-int cv_tokenizer_open(CvTokenizer **tokenizer, const char *path, CvLog *log)
+/* Takes `model` over. */
+static int open_model(CvTokenizer **tokenizer, uint8_t *model, size_t bytes,
+                      const char *path, CvLog *log)
 {
-    CvTokenizer *t = NULL;
-    uint8_t *model = NULL;
-    size_t bytes;
+    CvTokenizer *t = calloc(1, sizeof(*t));
     double worst = 0;
     char text[200];
     int err;
 
-    *tokenizer = NULL;
-    if ((err = cv_spiece_read(&model, &bytes, path, log)) < 0)
-        goto fail;
-    if (!(t = calloc(1, sizeof(*t)))) {
+    if (!t) {
         err = cv_fail_memory(log, sizeof(*t), "the tokenizer");
         goto fail;
     }
@@ -105,6 +102,51 @@ int cv_tokenizer_open(CvTokenizer **tokenizer, const char *path, CvLog *log)
 fail:
     free(model);
     cv_tokenizer_close(&t);
+    return err;
+}
+
+int cv_tokenizer_open(CvTokenizer **tokenizer, const char *path, CvLog *log)
+{
+    uint8_t *model = NULL;
+    size_t bytes;
+    int err;
+
+    *tokenizer = NULL;
+    if ((err = cv_spiece_read(&model, &bytes, path, log)) < 0)
+        return err;
+    return open_model(tokenizer, model, bytes, path, log);
+}
+
+int cv_tokenizer_open_embedded(CvTokenizer **tokenizer, const char *path,
+                               CvLog *log)
+{
+    CvWeights *weights;
+    const CvEntry *e;
+    char text[CV_SHAPE_TEXT];
+    uint8_t *model = NULL;
+    size_t bytes;
+    int err;
+
+    *tokenizer = NULL;
+    if ((err = cv_weights_open(&weights, path, log)) < 0)
+        return err;
+    e = cv_weights_tokenizer(weights);
+    if (!e)
+        err = cv_fail(log, ENOENT, "'%s' holds no tokenizer; name one with "
+                      "the option tokenizer", path);
+    else if (!e->tensor.data || cv_type_bytes(e->tensor.type) != 1 ||
+             cv_tensor_bytes(&e->tensor) < 1)
+        err = cv_fail(log, EILSEQ, "'%s': tensor '%s', the tokenizer, is %s; "
+                      "expected the U8 of a spiece.model: name one with the "
+                      "option tokenizer", path, e->stored,
+                      cv_shape_text(text, &e->tensor));
+    else
+        err = cv_spiece_rewrite(&model, &bytes, e->tensor.data,
+                                (size_t)cv_tensor_bytes(&e->tensor), path,
+                                log);
+    if (!err)
+        err = open_model(tokenizer, model, bytes, path, log);
+    cv_weights_close(&weights);
     return err;
 }
 

@@ -21,15 +21,17 @@ typedef struct CvModelFiles {
     char text_encoder_config[CV_PATH_SIZE];
     char vae[CV_PATH_SIZE];
     char vae_config[CV_PATH_SIZE];
-    char tokenizer[CV_PATH_SIZE];          /* spiece.model */
+    char tokenizer[CV_PATH_SIZE];          /* spiece.model, */
+    int tokenizer_embedded;                /* or weights that hold it */
     char recipe[CV_PATH_SIZE];             /* recipe.json or "" */
 } CvModelFiles;
 
-/* Find the parts of settings->model (diffusers folder, official names in one
- * folder, or "random:NAME"), or where text_encoder, vae and tokenizer say.
+/* Find the parts of settings->model (a folder, a transformer's file, a file
+ * with all networks, or "random:NAME"), or where text_encoder, vae and
+ * tokenizer say. What is not named lies in the same file, beside it, or in the
+ * usual places around (places.c).
  * ENOENT names the part that is missing, where it was looked for, and the
- * option that gives it.
- * Sources: checkpoints.md 1.1, 1.2. */
+ * option that gives it. */
 int cv_files_find(CvModelFiles *files, const CausvidSettings *settings,
                   CvLog *log);
 
@@ -40,20 +42,27 @@ int cv_files_find(CvModelFiles *files, const CausvidSettings *settings,
 int cv_random_is(const char *path);
 int cv_random_files(CvModelFiles *files, const char *model, CvLog *log);
 
-/* What a folder holds that could be weights. */
+/* What a folder holds that could be weights: indexes; without one, files of
+ * safetensors; without one, of PyTorch; without one, of GGUF. */
 typedef struct CvFolder {
     char path[CV_PATH_SIZE]; /* the only index, or the only file; else "" */
-    int n_indexes, n_files;  /* *.index.json, *.safetensors */
-    char names[256];         /* of the indexes, else of the files; may be cut */
-    char other[256];         /* first file of a format that is not read, "" */
+    int n_indexes, n_files;
+    char names[256];         /* of these; may be cut */
 } CvFolder;
 
-/* List a folder's files whose names begin with `prefix`. ENOENT, EIO. */
+/* List a folder's files whose names begin with `prefix` and match none of the
+ * patterns `except` (NULL: none), which are in lower case. ENOENT, EIO. */
 int cv_folder_scan(CvFolder *folder, const char *path, const char *prefix,
-                   CvLog *log);
+                   const char *const *except, CvLog *log);
+
+/* The first file of weights, by name, that matches the first of the patterns
+ * that any does; "" when none does. Patterns are of lower-case names; NULL ends
+ * them. ENOENT, EIO. */
+int cv_folder_first(char file[CV_PATH_SIZE], const char *path,
+                    const char *const *patterns, CvLog *log);
 
 /* The index, or the one file of weights, that a folder stands for. ENOENT:
- * none; EILSEQ: several, listed; ENOSYS: only formats that are not read. */
+ * none; EILSEQ: several, listed. */
 int cv_folder_weights(char file[CV_PATH_SIZE], const char *path,
                       const char *prefix, CvLog *log);
 

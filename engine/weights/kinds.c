@@ -45,7 +45,8 @@ static const struct {
       "a CLIP image encoder, which only image to video models use" },
     { "text_model.embeddings.token_embedding.weight", "a CLIP text encoder" },
     { "decoder.mid.block_1.conv1.weight", "a VAE for images" },
-    { "double_blocks.0.img_attn.qkv.weight", "a transformer of another family" },
+    { "double_blocks.0.img_attn.qkv.weight",
+      "a transformer of another family" },
 };
 
 static int is_lora_name(const char *name)

@@ -199,7 +199,8 @@ static void test_kinds(void)
           "norm.weight" },
         /* what does not matter is dropped */
         { DIT "scaled_fp8 spiece_model blocks.0.ffn.0.scale_input "
-          "x.input_scale y.comfy_quant net.accum_iteration", CV_KIND_TRANSFORMER, 0,
+          "x.input_scale y.comfy_quant net.accum_iteration",
+          CV_KIND_TRANSFORMER, 0,
           "blocks.0.self_attn.q.weight patch_embedding.weight" },
         { DIT_DIFFUSERS "blocks.0.attn2.norm_added_q.weight",
           CV_KIND_TRANSFORMER, 0,

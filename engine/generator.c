@@ -166,27 +166,32 @@ int cv_generator_text(CvGenerator *g, const float *embeds, int64_t n)
     return set_text(g, &g->text, embeds, CV_F32, n);
 }
 
-/* Noise for a whole block into x. */
-static int make_noise(CvGenerator *g, const CvTensor *x, int64_t block,
-                      int step)
+/* Noise for a whole block into g->host. */
+static int draw_noise(CvGenerator *g, int64_t block, int step)
 {
     int64_t n = block_elements(g);
     int64_t frame = n / g->clip.block_latents;
     int64_t first = block * g->clip.block_latents;
 
+    g->drawn = step ? -1 : block;
+    if (g->tap.noise)
+        return g->tap.noise(g->tap.cookie, g->host, first,
+                            g->clip.block_latents, frame, block, step);
+    cv_noise(g->host, n, (uint64_t)g->clip.seed, cv_noise_stream(step),
+             (uint64_t)(first * frame));
+    return 0;
+}
+
+static int make_noise(CvGenerator *g, const CvTensor *x, int64_t block,
+                      int step)
+{
+    int err = 0;
+
     if (g->run.backend->planning)
         return 0;
-    if (g->tap.noise) {
-        int err = g->tap.noise(g->tap.cookie, g->host, first,
-                               g->clip.block_latents, frame, block, step);
-
-        if (err < 0)
-            return err;
-    } else {
-        cv_noise(g->host, n, (uint64_t)g->clip.seed, cv_noise_stream(step),
-                 (uint64_t)(first * frame));
-    }
-    return upload_given(g, x, g->host, "the noise");
+    if (step || g->drawn != block)
+        err = draw_noise(g, block, step);
+    return err < 0 ? err : upload_given(g, x, g->host, "the noise");
 }
 
 static int predict_flow(CvGenerator *g, double timestep, int64_t block)
@@ -215,10 +220,13 @@ static int write_cache(CvGenerator *g, int64_t block)
     int err = cv_dit_forward(g->model->dit, &g->run, &g->text, NULL,
                              &g->sampler.x0, 0, block);
 
-    if (err < 0 || !has_guidance(g))
-        return err;
-    return cv_dit_forward(g->model->dit, &g->run, &g->negative, NULL,
-                          &g->sampler.x0, 0, block);
+    if (!err && has_guidance(g))
+        err = cv_dit_forward(g->model->dit, &g->run, &g->negative, NULL,
+                             &g->sampler.x0, 0, block);
+    /* A GPU is busy with that for as long as the next block's noise takes. */
+    if (!err && !g->run.backend->planning)
+        err = draw_noise(g, block + 1, 0);
+    return err;
 }
 
 static int show(CvGenerator *g, const char *name, int64_t block, int step,
@@ -315,6 +323,7 @@ static void init(CvGenerator *g, const CvModel *model, const CvClip *clip,
     g->log   = model->log;
     g->clip  = *clip;
     g->picture_slots = picture_slots;
+    g->drawn = -1;
     g->run = (CvRun){ .backend = model->backend, .arena = arena,
                       .log = model->log };
 }

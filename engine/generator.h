@@ -64,6 +64,7 @@ typedef struct CvGenerator {
     CvTensor pictures;
     int picture_slots;
     float *host;               /* one block of latents */
+    int64_t drawn;             /* block whose first noise is in host; or -1 */
 } CvGenerator;
 
 /* Bytes that a clip takes of an arena. */

@@ -41,7 +41,7 @@ def run(args, limit):
 
 
 def bench(causvid, name, args, limit=240):
-    if args[1].startswith("random:"): # it has none of its own
+    if any(a.startswith("random:") for a in args): # it has none of its own
         args = ["--tokenizer", TOKENIZER, *args]
     try:
         done = run([causvid, "bench", "--device", "cuda", "--runs", "1",

@@ -200,6 +200,9 @@ int cv_cuda_cast(CvCuda *cuda, void *dst, CvType dst_type, const void *src,
         return cv_cuda_check(cuda, cudaMemcpyAsync(dst, src, (size_t)n * 4,
                                                    cudaMemcpyDeviceToDevice,
                                                    cuda->stream), "cast");
+    if (cv_type_block(src_type) > 1)
+        return cv_cuda_decode_blocks(cuda, dst, dst_type, src, src_type, n,
+                                     bad);
     if (dst_type == CV_F32)
         return cast_to<float>(cuda, dst, src, src_type, n, bad);
     if (dst_type == CV_BF16)

@@ -129,6 +129,11 @@ int cv_cuda_epilogue(CvCuda *cuda, const CvLinear *a, int64_t row, int64_t n,
 int cv_cuda_cast(CvCuda *cuda, void *dst, CvType dst_type, const void *src,
                  CvType src_type, int64_t n, int *bad);
 
+/* The same from a type with blocks, of which n is a multiple; blocks.cu. */
+int cv_cuda_decode_blocks(CvCuda *cuda, void *dst, CvType dst_type,
+                          const void *src, CvType src_type, int64_t n,
+                          int *bad);
+
 /* random.cu */
 int cv_cuda_random(CvBackend *b, const CvTensor *dst, uint64_t seed,
                    float scale);

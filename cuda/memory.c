@@ -218,9 +218,10 @@ int cv_cuda_upload(CvBackend *b, const CvTensor *dst, const void *src,
     CvCuda *cuda = cv_cuda(b);
     struct CvCudaHost *host = cuda->host;
     const int64_t n = cv_elements(dst);
-    const size_t size = cv_type_bytes(src_type);
+    const int block = cv_type_block(src_type);
+    const size_t size = cv_type_bytes(src_type); /* of a block */
     const size_t dst_size = cv_type_bytes(dst->type);
-    const int64_t most = (int64_t)(CV_CUDA_CHUNK / size);
+    const int64_t most = (int64_t)(CV_CUDA_CHUNK / size) * block;
     const int raw = dst->type == src_type &&
                     (src_type == CV_I32 || src_type == CV_F32);
     const int look = src_type == CV_F32 && n <= most;
@@ -230,14 +231,16 @@ int cv_cuda_upload(CvBackend *b, const CvTensor *dst, const void *src,
 
     if ((dst->type != CV_F32 && dst->type != b->activation &&
          dst->type != b->weight && dst->type != CV_I32) ||
-        (src_type > CV_F8_E5M2 && src_type != CV_I32))
+        (src_type > CV_F8_E5M2 && src_type != CV_I32 && block == 1))
         return cv_fail(b->log, EINVAL, "upload: %s from %s is not supported",
                        cv_type_name(dst->type), cv_type_name(src_type));
     if (flag)
         err = clear_word(cuda);
     for (int64_t at = 0; at < n && !err; at += most) {
         const int64_t part = most < n - at ? most : n - at;
-        const uint8_t *from = (const uint8_t *)src + (size_t)at * size;
+        const size_t bytes = (size_t)(part / block) * size;
+        const uint8_t *from = (const uint8_t *)src +
+                              (size_t)(at / block) * size;
         uint8_t *to = (uint8_t *)dst->data + (size_t)at * dst_size;
 
         if ((err = next_chunk(cuda, &i)) < 0)
@@ -245,9 +248,8 @@ int cv_cuda_upload(CvBackend *b, const CvTensor *dst, const void *src,
         if (look)
             bad |= (unsigned)copy_and_check(host->pinned[i], from, part);
         else
-            copy_wide(host->pinned[i], from, (size_t)part * size);
-        err = send(cuda, i, raw && !flag ? to : host->staging[i],
-                   (size_t)part * size);
+            copy_wide(host->pinned[i], from, bytes);
+        err = send(cuda, i, raw && !flag ? to : host->staging[i], bytes);
         if (!err && (!raw || flag))
             err = cv_cuda_cast(cuda, to, dst->type, host->staging[i], src_type,
                                part, (int *)host->word);

@@ -55,6 +55,7 @@ int cv_upload(CvBackend *b, const CvTensor *dst, const void *src, CvType type)
 {
     CHECK(dst->data && src);
     CHECK((dst->type == CV_I32) == (type == CV_I32));
+    CHECK(cv_elements(dst) % cv_type_block(type) == 0);
     RUN(upload)(b, dst, src, type);
 }
 

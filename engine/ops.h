@@ -152,9 +152,11 @@ typedef struct CvOps {
     int (*alloc)(CvBackend *b, size_t bytes, void **data);
     void (*release)(CvBackend *b, void *data);
 
-    /* Host array of src_type -> dst (float32, A, W or CV_I32 from CV_I32), as
-     * many elements as dst has, converted by rounding to nearest even. Float
-     * sources: returns EILSEQ, not logged, when a value is NaN or infinite. */
+    /* Host array of src_type, at any address -> dst (float32, A, W or CV_I32
+     * from CV_I32), as many elements as dst has, converted by rounding to
+     * nearest even; quantised ones, which must be whole blocks, via float32
+     * (blocks.h). Float and quantised sources: returns EILSEQ, not logged,
+     * when a value is NaN or infinite. */
     int (*upload)(CvBackend *b, const CvTensor *dst, const void *src,
                   CvType src_type);
 

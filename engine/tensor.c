@@ -12,18 +12,29 @@
 static const struct {
     const char *name;
     size_t bytes;
+    int block;
 } types[CV_TYPE_COUNT] = {
-    [CV_F32]     = { "F32", 4 },     [CV_F64]     = { "F64", 8 },
-    [CV_F16]     = { "F16", 2 },     [CV_BF16]    = { "BF16", 2 },
-    [CV_F8_E4M3] = { "F8_E4M3", 1 }, [CV_F8_E5M2] = { "F8_E5M2", 1 },
-    [CV_I64]     = { "I64", 8 },     [CV_I32]     = { "I32", 4 },
-    [CV_I16]     = { "I16", 2 },     [CV_I8]      = { "I8", 1 },
-    [CV_U8]      = { "U8", 1 },      [CV_BOOL]    = { "BOOL", 1 },
+    [CV_F32]     = { "F32", 4, 1 },     [CV_F64]     = { "F64", 8, 1 },
+    [CV_F16]     = { "F16", 2, 1 },     [CV_BF16]    = { "BF16", 2, 1 },
+    [CV_F8_E4M3] = { "F8_E4M3", 1, 1 }, [CV_F8_E5M2] = { "F8_E5M2", 1, 1 },
+    [CV_I64]     = { "I64", 8, 1 },     [CV_I32]     = { "I32", 4, 1 },
+    [CV_I16]     = { "I16", 2, 1 },     [CV_I8]      = { "I8", 1, 1 },
+    [CV_U8]      = { "U8", 1, 1 },      [CV_BOOL]    = { "BOOL", 1, 1 },
+    [CV_Q4_0]    = { "Q4_0", 18, 32 },  [CV_Q4_1]    = { "Q4_1", 20, 32 },
+    [CV_Q5_0]    = { "Q5_0", 22, 32 },  [CV_Q5_1]    = { "Q5_1", 24, 32 },
+    [CV_Q8_0]    = { "Q8_0", 34, 32 },  [CV_Q2_K]    = { "Q2_K", 84, 256 },
+    [CV_Q3_K]    = { "Q3_K", 110, 256 }, [CV_Q4_K]   = { "Q4_K", 144, 256 },
+    [CV_Q5_K]    = { "Q5_K", 176, 256 }, [CV_Q6_K]   = { "Q6_K", 210, 256 },
 };
 
 size_t cv_type_bytes(CvType type)
 {
     return types[type].bytes;
+}
+
+int cv_type_block(CvType type)
+{
+    return types[type].block;
 }
 
 const char *cv_type_name(CvType type)
@@ -50,9 +61,11 @@ int64_t cv_elements(const CvTensor *t)
 
 int64_t cv_tensor_bytes(const CvTensor *t)
 {
+    const int block = cv_type_block(t->type);
     int64_t n = cv_elements(t);
 
-    if (n < 0 || cv_mul_size(n, (int64_t)cv_type_bytes(t->type), &n) < 0)
+    if (n < 0 || n % block ||
+        cv_mul_size(n / block, (int64_t)cv_type_bytes(t->type), &n) < 0)
         return -1;
     return n;
 }
@@ -82,9 +95,10 @@ CvTensor cv_tensor(void *data, CvType type, int n_dims, ...)
 CvTensor cv_rows(const CvTensor *t, int64_t first, int64_t n)
 {
     CvTensor rows = *t;
-    size_t row = (size_t)cv_row_elements(t) * cv_type_bytes(t->type);
+    size_t before = (size_t)(first * cv_row_elements(t));
 
-    rows.data   = (uint8_t *)t->data + (size_t)first * row;
+    rows.data   = (uint8_t *)t->data + before / (size_t)types[t->type].block *
+                                       types[t->type].bytes;
     rows.dim[0] = n;
     return rows;
 }

@@ -28,6 +28,17 @@ typedef enum CvType {
     CV_I8,
     CV_U8,
     CV_BOOL,
+    /* of weight files only: blocks of numbers with common scales (blocks.h) */
+    CV_Q4_0,
+    CV_Q4_1,
+    CV_Q5_0,
+    CV_Q5_1,
+    CV_Q8_0,
+    CV_Q2_K,
+    CV_Q3_K,
+    CV_Q4_K,
+    CV_Q5_K,
+    CV_Q6_K,
     CV_TYPE_COUNT
 } CvType;
 
@@ -40,17 +51,20 @@ typedef struct CvTensor {
     int64_t dim[CV_MAX_DIMS];  /* slowest first */
 } CvTensor;
 
-/* Bytes of one element. */
+/* Bytes of one element; where cv_type_block() is not 1, of one block. */
 size_t cv_type_bytes(CvType type);
 
-/* Name as in safetensors files: "F32", "BF16", ... */
+/* Elements of one block: 32 or 256 of the types with blocks, else 1. */
+int cv_type_block(CvType type);
+
+/* Name as in safetensors and GGUF files: "F32", "BF16", "Q4_K", ... */
 const char *cv_type_name(CvType type);
 
 /* Number of elements, 1 for a scalar; -1 when it overflows int64_t or when a
  * dimension is negative. */
 int64_t cv_elements(const CvTensor *t);
 
-/* Bytes of the whole tensor; -1 as above. */
+/* Bytes of the whole tensor; -1 as above, or when blocks do not fill it. */
 int64_t cv_tensor_bytes(const CvTensor *t);
 
 /* Product of all dimensions but the first (the size of one row). */
@@ -67,7 +81,8 @@ CvTensor cv_tensor(void *data, CvType type, int n_dims, ...);
                                  sizeof(int64_t)),                          \
                  .dim = { __VA_ARGS__ } })
 
-/* `n` rows of the slowest dimension from row `first` on. */
+/* `n` rows of the slowest dimension from row `first` on, which begins a block.
+ */
 CvTensor cv_rows(const CvTensor *t, int64_t first, int64_t n);
 
 /* Same memory, other dimensions; the number of elements must agree (checked

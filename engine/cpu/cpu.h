@@ -83,6 +83,10 @@ void cv_cpu_copy_rows(float *dst, int64_t dst_row, const float *src,
 int cv_cpu_upload(CvBackend *b, const CvTensor *dst, const void *src,
                   CvType src_type);
 
+/* blocks.c: from a type with blocks. 1 when a value is NaN or infinite. */
+int cv_cpu_decode_blocks(float *dst, const uint8_t *src, CvType type,
+                         int64_t blocks);
+
 /* random.c */
 int cv_cpu_random(CvBackend *b, const CvTensor *dst, uint64_t seed,
                   float scale);

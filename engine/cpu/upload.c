@@ -120,11 +120,12 @@ static int from_f8_e4m3(float *dst, const uint8_t *src, int64_t n)
     return bad;
 }
 
+/* Items are blocks, of one element for most types. */
 static void upload_job(void *arg, int64_t first, int64_t last, int worker)
 {
     Upload *u = arg;
     const uint8_t *src = u->src + first * (int64_t)cv_type_bytes(u->type);
-    float *dst = u->dst + first;
+    float *dst = u->dst + first * cv_type_block(u->type);
     int64_t n = last - first;
     int bad;
 
@@ -145,8 +146,11 @@ static void upload_job(void *arg, int64_t first, int64_t last, int worker)
     case CV_F8_E5M2:
         bad = from_f8_e5m2(dst, src, n);
         break;
-    default:
+    case CV_F32:
         bad = from_f32(dst, src, n);
+        break;
+    default:
+        bad = cv_cpu_decode_blocks(dst, src, u->type, n);
         break;
     }
     if (bad)
@@ -156,15 +160,17 @@ static void upload_job(void *arg, int64_t first, int64_t last, int worker)
 int cv_cpu_upload(CvBackend *b, const CvTensor *dst, const void *src,
                   CvType src_type)
 {
+    const int block = cv_type_block(src_type);
     Upload u = { dst->data, src, src_type, 0 };
 
     if (dst->type == CV_I32 && src_type == CV_I32) {
         memcpy(dst->data, src, (size_t)cv_tensor_bytes(dst));
         return 0;
     }
-    if (dst->type != CV_F32 || src_type > CV_F8_E5M2)
+    if (dst->type != CV_F32 || (src_type > CV_F8_E5M2 && block == 1))
         return cv_fail(b->log, EINVAL, "upload: %s from %s is not supported",
                        cv_type_name(dst->type), cv_type_name(src_type));
-    cv_cpu_run(cv_cpu(b), cv_elements(dst), 65536, upload_job, &u);
+    cv_cpu_run(cv_cpu(b), cv_elements(dst) / block, 65536 / block, upload_job,
+               &u);
     return atomic_load(&u.bad) ? CAUSVID_ERR(EILSEQ) : 0;
 }

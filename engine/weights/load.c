@@ -4,9 +4,9 @@
  * SPDX-License-Identifier: BSD-2-Clause
  *
  * Tensors are converted by the backend while it uploads them. What lies in the
- * file as the network wants it goes there directly; what must be rearranged,
- * or is not aligned to its type, goes through a buffer of a few rows, so that
- * loading never takes a second copy of a tensor.
+ * file as the network wants it goes there directly; what must be rearranged
+ * goes through a buffer of a few rows, so that loading never takes a second
+ * copy of a tensor.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -75,9 +75,10 @@ static int shape_agrees(const CvTensor *stored, const CvTensor *expected,
     return same_dims(&a, &b);
 }
 
+/* Numbers, as they are or quantised. */
 static int is_float(CvType type)
 {
-    return type == CV_F32 || type == CV_F64 || type == CV_F16 ||
+    return cv_type_block(type) > 1 || type == CV_F32 || type == CV_F64 || type == CV_F16 ||
            type == CV_BF16 || type == CV_F8_E4M3 || type == CV_F8_E5M2;
 }
 
@@ -121,41 +122,65 @@ static int find(CvEntry **entry, CvLoader *l, const char *name,
                        "expected %s", e->file,
                        name_text(text, sizeof(text), e),
                        cv_type_name(e->tensor.type),
-                       t->type == CV_I32 ? "I32" : "floating point numbers "
-                       "(quantised files are not read)");
+                       t->type == CV_I32 ? "I32" : "floating point numbers");
+    if (layout == CV_LOAD_CONV && cv_type_block(e->tensor.type) > 1)
+        return cv_fail(l->log, ENOSYS, "'%s': the convolution %s is quantised "
+                       "as %s; expected F32, F16 or BF16, as converters leave "
+                       "convolutions: get another file of this model",
+                       e->file, name_text(text, sizeof(text), e),
+                       cv_type_name(e->tensor.type));
     return 0;
 }
 
-/* Rows [first, first + n) of t, in its order, from the file. One row of a
- * convolution is [c, k] in the file and becomes [k, c]. */
+/* Bytes of n elements of a tensor, which are whole blocks. */
+static size_t bytes_of(const CvEntry *e, int64_t n)
+{
+    return (size_t)(n / cv_type_block(e->tensor.type)) *
+           cv_type_bytes(e->tensor.type);
+}
+
+/* Row `first` of a convolution, [c, k] in the file, becomes [k, c]. Where the
+ * file has it in pieces, it goes through `row`. */
+static void copy_kernel(uint8_t *dst, uint8_t *row, const CvEntry *e,
+                        const CvTensor *t, int64_t first)
+{
+    size_t size = cv_type_bytes(e->tensor.type);
+    size_t n = (size_t)cv_row_elements(t), channels = (size_t)t->dim[4];
+    size_t taps = n / channels;
+    const uint8_t *src = (const uint8_t *)e->tensor.data +
+                         (size_t)first * n * size;
+
+    if (e->view) {
+        cv_entry_copy(row, e, first * (int64_t)n, (int64_t)n);
+        src = row;
+    }
+    for (size_t k = 0; k < taps; k++)
+        for (size_t c = 0; c < channels; c++)
+            memcpy(dst + (k * channels + c) * size,
+                   src + (c * taps + k) * size, size);
+}
+
+/* Rows [first, first + n) of t, in its order, from the file. Behind them
+ * there is room for one more. */
 static void copy_rows(uint8_t *dst, const CvEntry *e, const CvTensor *t,
                       CvLoadLayout layout, int64_t first, int64_t n)
 {
-    size_t size = cv_type_bytes(e->tensor.type);
-    size_t row = (size_t)cv_row_elements(t);
-    const uint8_t *src = (const uint8_t *)e->tensor.data +
-                         (size_t)first * row * size;
-    size_t channels, taps;
+    int64_t row = cv_row_elements(t);
+    uint8_t *spare = dst + bytes_of(e, n * row);
 
-    if (layout == CV_LOAD_AS_IS) {
-        memcpy(dst, src, (size_t)n * row * size);
-        return;
-    }
-    channels = (size_t)t->dim[4];
-    taps     = row / channels;
-    for (int64_t i = 0; i < n; i++, src += row * size, dst += row * size)
-        for (size_t k = 0; k < taps; k++)
-            for (size_t c = 0; c < channels; c++)
-                memcpy(dst + (k * channels + c) * size,
-                       src + (c * taps + k) * size, size);
+    if (layout == CV_LOAD_AS_IS)
+        cv_entry_copy(dst, e, first * row, n * row);
+    else
+        for (int64_t i = 0; i < n; i++)
+            copy_kernel(dst + bytes_of(e, i * row), spare, e, t, first + i);
 }
 
 /* The stored tensor -> t, which is in memory. */
 static int upload(CvLoader *l, const CvTensor *t, const CvEntry *e,
                   CvLoadLayout layout)
 {
-    size_t size = cv_type_bytes(e->tensor.type);
     int64_t row = cv_row_elements(t), n, rows = t->n_dims ? t->dim[0] : 1;
+    size_t row_bytes = bytes_of(e, row);
     CvTensor whole = *t;
     uint8_t *buffer;
     int err = 0;
@@ -165,15 +190,15 @@ static int upload(CvLoader *l, const CvTensor *t, const CvEntry *e,
     /* With one tap the order is the file's. */
     if (layout == CV_LOAD_CONV && row == t->dim[4])
         layout = CV_LOAD_AS_IS;
-    if (layout == CV_LOAD_AS_IS && (uintptr_t)e->tensor.data % size == 0)
+    if (layout == CV_LOAD_AS_IS && !e->view)
         return cv_upload(l->backend, t, e->tensor.data, e->tensor.type);
     if (!t->n_dims)
         whole = CV_RESHAPE(*t, 1);
-    n = BUFFER_BYTES / (row * (int64_t)size);
+    n = BUFFER_BYTES / (int64_t)row_bytes;
     n = n < 1 ? 1 : n < rows ? n : rows;
-    buffer = malloc((size_t)(n * row) * size);
+    buffer = malloc(((size_t)n + 1) * row_bytes);
     if (!buffer)
-        return cv_fail_memory(l->log, (uint64_t)(n * row) * size, e->name);
+        return cv_fail_memory(l->log, ((uint64_t)n + 1) * row_bytes, e->name);
     for (int64_t first = 0; first < rows && !err; first += n) {
         CvTensor part;
 
@@ -274,13 +299,19 @@ int cv_load_stacked(CvLoader *l, CvTensor *t, const char *stem,
 static int upload_rows(CvLoader *l, const CvTensor *t, const CvEntry *e,
                        const int32_t *ids)
 {
-    size_t size = cv_type_bytes(e->tensor.type);
-    size_t row = (size_t)cv_row_elements(t) * size;
-    uint8_t *buffer = malloc((size_t)t->dim[0] * row);
+    size_t row = bytes_of(e, cv_row_elements(t));
+    uint8_t *buffer;
     int err;
 
+    if (cv_row_elements(t) % cv_type_block(e->tensor.type))
+        return cv_fail(l->log, ENOSYS, "'%s': rows of tensor '%s' are not "
+                       "whole blocks of %s; get another file of this model",
+                       e->file, e->stored, cv_type_name(e->tensor.type));
+    buffer = malloc(((size_t)t->dim[0] + 1) * row);
+
     if (!buffer)
-        return cv_fail_memory(l->log, (uint64_t)t->dim[0] * row, e->name);
+        return cv_fail_memory(l->log, ((uint64_t)t->dim[0] + 1) * row,
+                              e->name);
     for (int64_t i = 0; i < t->dim[0]; i++)
         copy_rows(buffer + (size_t)i * row, e, t, CV_LOAD_AS_IS, ids[i], 1);
     err = cv_upload(l->backend, t, buffer, e->tensor.type);

@@ -22,21 +22,11 @@ static int begins(const CvFile *file, const char *bytes, size_t n)
     return file->size >= n && !memcmp(file->data, bytes, n);
 }
 
-static int is_torch_zip(const CvFile *file)
-{
-    return begins(file, "PK\3\4", 4);
-}
-
 static int is_torch_legacy(const CvFile *file)
 {
     /* protocol 2, then the number 0x1950a86a20f9469cfc6c (torch.save) */
     return begins(file, "\x80\2\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50"
                   "\x19", 14);
-}
-
-static int is_gguf(const CvFile *file)
-{
-    return begins(file, "GGUF", 4);
 }
 
 static int is_lfs_pointer(const CvFile *file)
@@ -50,17 +40,11 @@ static int is_web_page(const CvFile *file)
            begins(file, "<html", 5);
 }
 
-static const CvReader torch_zip = {
-    .format = "a zip archive of torch.save()", .detect = is_torch_zip,
-    .error  = ENOSYS, .advice = CV_CONVERT,
-};
 static const CvReader torch_legacy = {
-    .format = "an old pickle of torch.save()", .detect = is_torch_legacy,
-    .error  = ENOSYS, .advice = CV_CONVERT,
-};
-static const CvReader gguf = {
-    .format = "a GGUF file", .detect = is_gguf, .error = ENOSYS,
-    .advice = "this version reads safetensors only: get the model in that form",
+    .format = "a file of torch.save() before 1.6", .detect = is_torch_legacy,
+    .error  = ENOSYS,
+    .advice = "load it and save it again with a current PyTorch: "
+              "torch.save(torch.load(FILE), FILE)",
 };
 static const CvReader lfs_pointer = {
     .format = "a Git LFS pointer, not the weights themselves",
@@ -73,8 +57,8 @@ static const CvReader web_page = {
 };
 
 static const CvReader *const readers[] = {
-    &cv_reader_safetensors, &torch_zip, &torch_legacy, &gguf, &lfs_pointer,
-    &web_page,
+    &cv_reader_safetensors, &cv_reader_torch, &cv_reader_gguf, &torch_legacy,
+    &lfs_pointer, &web_page,
 };
 
 static int ends_with(const char *string, const char *end)
@@ -102,13 +86,15 @@ static int read_file(CvWeights *w, const CvFile *file, CvLog *log)
     if (!reader)
         return cv_fail(log, EILSEQ, "'%s' is no file of weights (it begins "
                        "with the bytes %02x %02x %02x %02x); expected "
-                       "safetensors", file->path, file->data[0],
+                       "safetensors, GGUF or what torch.save() writes",
+                       file->path, file->data[0],
                        file->size > 1 ? file->data[1] : 0,
                        file->size > 2 ? file->data[2] : 0,
                        file->size > 3 ? file->data[3] : 0);
     if (!reader->read)
         return cv_fail(log, reader->error, "'%s' is %s; %s", file->path,
                        reader->format, reader->advice);
+    w->container = reader->format;
     return reader->read(w, file, log);
 }
 

@@ -6,11 +6,9 @@
  * A reader is given a mapped file and adds what it finds to the directory. It
  * trusts nothing: every tensor that it adds lies within the file.
  *
- * So far every tensor lies ready: contiguous, in a type that the backends
- * convert. A container whose tensors do not (pickles with strides, blocks of
- * GGUF) will add entries with a function that makes rows of the tensor in a
- * buffer; the one place that would call it is copy_rows() in load.c, which
- * already brings tensors to the backend in pieces.
+ * Most tensors lie ready: contiguous, in a type that the backends convert,
+ * quantised blocks among them. A view with strides has a CvView and no data;
+ * cv_entry_copy() serves both.
  *
  * A file that another program shortens while it is mapped ends the process
  * with SIGBUS. That is out of scope: sizes are those at the time of opening.
@@ -23,16 +21,23 @@
 /* Longest tensor name; the longest in use has about 100 bytes. */
 #define CV_NAME_SIZE 512
 
-/* Advice about formats that this version does not read. */
-#define CV_CONVERT "this version reads safetensors only: convert it, for " \
-    "instance with safetensors.torch.save_file()"
-
 typedef struct CvFile {
     char *path;
     const uint8_t *data;
     size_t size;
     int mapped;          /* unmap it at the end */
 } CvFile;
+
+/* A tensor whose elements do not follow each other: element [i, j, ...] lies
+ * i * stride[0] + j * stride[1] + ... elements behind `data`. Its dims are
+ * those of the file, also where the entry's tensor gets others with the same
+ * elements in the same order. */
+typedef struct CvView {
+    struct CvView *next;
+    const uint8_t *data;
+    int n_dims;
+    int64_t dim[CV_MAX_DIMS], stride[CV_MAX_DIMS];
+} CvView;
 
 struct CvWeights {
     char *path;          /* as given to open */
@@ -42,6 +47,9 @@ struct CvWeights {
     int64_t n_entries, room;
     CvKind kind;
     const char *layout;
+    const char *container; /* "safetensors": the format of the last reader */
+    CvView *views;       /* all of them */
+    struct CvGguf *gguf; /* metadata of a GGUF file, or NULL: gguf.h */
     int random;          /* the tensors have no data: random.c makes it */
 };
 
@@ -55,6 +63,8 @@ typedef struct CvReader {
 } CvReader;
 
 extern const CvReader cv_reader_safetensors;
+extern const CvReader cv_reader_torch; /* torch_zip.c */
+extern const CvReader cv_reader_gguf;
 
 /* random.c: models whose weights are random numbers, "random:NAME/PART" in
  * place of a file. read: as of a CvReader; the file has a path only. load:
@@ -68,6 +78,20 @@ int cv_random_load(CvLoader *loader, const CvTensor *t, const CvEntry *e,
  * ENOMEM. */
 int cv_weights_add(CvWeights *weights, const CvFile *file, const char *name,
                    const CvTensor *tensor, CvLog *log);
+
+/* The same of a view: type and dims set, no data; one stride for each dim. All
+ * that it reaches lies within the file. */
+int cv_weights_add_view(CvWeights *weights, const CvFile *file,
+                        const char *name, const CvTensor *tensor,
+                        const uint8_t *data, const int64_t *stride,
+                        CvLog *log);
+
+/* EILSEQ when two of the entries from `first` on share bytes, or when more than
+ * `gap` bytes in a row belong to none of them, from `data` to the end of the
+ * file. For containers whose tensors follow each other. */
+int cv_weights_check_places(const CvWeights *weights, int64_t first,
+                            const CvFile *file, const uint8_t *data,
+                            int64_t gap, CvLog *log);
 
 /* Sort the directory by name. EILSEQ when a name is there twice. */
 int cv_weights_sort(CvWeights *weights, CvLog *log);

@@ -11,7 +11,6 @@
  * Source: checkpoints.md 1.8; huggingface/safetensors:
  * safetensors/src/tensor.rs (Metadata::validate).
  */
-#include <stdlib.h>
 #include <string.h>
 
 #include "weights/json.h"
@@ -40,7 +39,7 @@ static int parse_type(CvType *type, const cJSON *item)
 {
     if (!cJSON_IsString(item))
         return -1;
-    for (int i = 0; i < CV_TYPE_COUNT; i++) {
+    for (int i = 0; i <= CV_BOOL; i++) { /* not the blocks of GGUF */
         if (!strcmp(item->valuestring, cv_type_name((CvType)i))) {
             *type = (CvType)i;
             return 0;
@@ -116,57 +115,6 @@ static int add_tensor(CvWeights *w, const CvFile *file, const cJSON *item,
     return cv_weights_add(w, file, item->string, &t, log);
 }
 
-static int compare_places(const void *a, const void *b)
-{
-    const CvEntry *x = *(const CvEntry *const *)a;
-    const CvEntry *y = *(const CvEntry *const *)b;
-    const uint8_t *p = x->tensor.data, *q = y->tensor.data;
-    int x_empty = !cv_tensor_bytes(&x->tensor);
-    int y_empty = !cv_tensor_bytes(&y->tensor);
-
-    if (p != q)
-        return p < q ? -1 : 1;
-    /* tensors without elements take no room: before what begins there */
-    return y_empty - x_empty;
-}
-
-/* Check that the entries from `first` on cover the data exactly. */
-static int check_cover(const CvWeights *w, int64_t first, const CvFile *file,
-                       const uint8_t *data, CvLog *log)
-{
-    size_t n = (size_t)(w->n_entries - first);
-    const uint8_t *at = data, *end = file->data + file->size;
-    const CvEntry **list, *last = NULL;
-    int err = 0;
-
-    list = malloc((n ? n : 1) * sizeof(*list));
-    if (!list)
-        return cv_fail_memory(log, n * sizeof(*list), "a list of tensors");
-    for (size_t i = 0; i < n; i++)
-        list[i] = &w->entries[first + (int64_t)i];
-    qsort(list, n, sizeof(*list), compare_places);
-    for (size_t i = 0; i < n && !err; i++) {
-        const uint8_t *p = list[i]->tensor.data;
-
-        if (p < at)
-            err = cv_fail(log, EILSEQ, "'%s' is damaged: tensors '%s' and "
-                          "'%s' overlap; " AGAIN, file->path, last->name,
-                          list[i]->name);
-        else if (p > at)
-            err = cv_fail(log, EILSEQ, "'%s' is damaged: the %lld bytes before "
-                          "tensor '%s' belong to none; " AGAIN, file->path,
-                          (long long)(p - at), list[i]->name);
-        at   = p + cv_tensor_bytes(&list[i]->tensor);
-        last = list[i];
-    }
-    if (!err && at != end)
-        err = cv_fail(log, EILSEQ, "'%s' is damaged: its last %lld bytes "
-                      "belong to no tensor; " AGAIN, file->path,
-                      (long long)(end - at));
-    free(list);
-    return err;
-}
-
 static int read_header(CvWeights *w, const CvFile *file, CvLog *log)
 {
     int64_t first = w->n_entries;
@@ -208,7 +156,7 @@ static int read_header(CvWeights *w, const CvFile *file, CvLog *log)
         if (err < 0)
             goto end;
     }
-    err = check_cover(w, first, file, data, log);
+    err = cv_weights_check_places(w, first, file, data, 0, log);
 end:
     cJSON_Delete(json);
     return err;

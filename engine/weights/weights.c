@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "weights/gguf.h"
 #include "weights/json.h"
 #include "weights/reader.h"
 
@@ -29,6 +30,13 @@ void cv_weights_close(CvWeights **weights)
         free(w->files[i]->path);
         free(w->files[i]);
     }
+    while (w->views) {
+        CvView *view = w->views;
+
+        w->views = view->next;
+        free(view);
+    }
+    cv_gguf_free(&w->gguf);
     free(w->files);
     free(w->path);
     free(w);
@@ -70,6 +78,115 @@ int cv_weights_add(CvWeights *w, const CvFile *file, const char *name,
         .name = copy, .stored = copy, .tensor = *tensor, .file = file->path,
     };
     return 0;
+}
+
+int cv_weights_add_view(CvWeights *w, const CvFile *file, const char *name,
+                        const CvTensor *tensor, const uint8_t *data,
+                        const int64_t *stride, CvLog *log)
+{
+    CvView *view = malloc(sizeof(*view));
+    CvTensor t = *tensor;
+    int err;
+
+    if (!view)
+        return cv_fail_memory(log, sizeof(*view), "a tensor's strides");
+    *view = (CvView){ .next = w->views, .data = data, .n_dims = t.n_dims };
+    for (int i = 0; i < t.n_dims; i++) {
+        view->dim[i]    = t.dim[i];
+        view->stride[i] = stride[i];
+    }
+    w->views = view;
+    t.data   = NULL;
+    err = cv_weights_add(w, file, name, &t, log);
+    if (!err)
+        w->entries[w->n_entries - 1].view = view;
+    return err;
+}
+
+static void copy_view(uint8_t *dst, const CvView *v, size_t size,
+                      int64_t first, int64_t n)
+{
+    int64_t at[CV_MAX_DIMS] = { 0 }, offset = 0;
+
+    for (int i = v->n_dims - 1; i >= 0; i--) {
+        at[i]   = first % v->dim[i];
+        first  /= v->dim[i];
+        offset += at[i] * v->stride[i];
+    }
+    while (n-- > 0) {
+        memcpy(dst, v->data + (size_t)offset * size, size);
+        dst += size;
+        for (int i = v->n_dims - 1; i >= 0; i--) {
+            offset += v->stride[i];
+            if (++at[i] < v->dim[i])
+                break;
+            offset -= v->dim[i] * v->stride[i];
+            at[i]   = 0;
+        }
+    }
+}
+
+void cv_entry_copy(void *dst, const CvEntry *e, int64_t first, int64_t n)
+{
+    const size_t size = cv_type_bytes(e->tensor.type);
+    const int block = cv_type_block(e->tensor.type);
+
+    if (e->view)
+        copy_view(dst, e->view, size, first, n);
+    else if (n)
+        memcpy(dst, (const uint8_t *)e->tensor.data +
+               (size_t)(first / block) * size, (size_t)(n / block) * size);
+}
+
+static int compare_places(const void *a, const void *b)
+{
+    const CvEntry *x = *(const CvEntry *const *)a;
+    const CvEntry *y = *(const CvEntry *const *)b;
+    const uint8_t *p = x->tensor.data, *q = y->tensor.data;
+    int x_empty = !cv_tensor_bytes(&x->tensor);
+    int y_empty = !cv_tensor_bytes(&y->tensor);
+
+    if (p != q)
+        return p < q ? -1 : 1;
+    /* tensors without elements take no room: before what begins there */
+    return y_empty - x_empty;
+}
+
+int cv_weights_check_places(const CvWeights *w, int64_t first,
+                            const CvFile *file, const uint8_t *data,
+                            int64_t gap, CvLog *log)
+{
+    size_t n = (size_t)(w->n_entries - first);
+    const uint8_t *at = data, *end = file->data + file->size;
+    const CvEntry **list, *last = NULL;
+    int err = 0;
+
+    list = malloc((n ? n : 1) * sizeof(*list));
+    if (!list)
+        return cv_fail_memory(log, n * sizeof(*list), "a list of tensors");
+    for (size_t i = 0; i < n; i++)
+        list[i] = &w->entries[first + (int64_t)i];
+    qsort(list, n, sizeof(*list), compare_places);
+    for (size_t i = 0; i < n && !err; i++) {
+        const uint8_t *p = list[i]->tensor.data;
+
+        if (p < at)
+            err = cv_fail(log, EILSEQ, "'%s' is damaged: tensors '%s' and "
+                          "'%s' overlap; get the file again", file->path,
+                          last->name, list[i]->name);
+        else if (p - at > gap)
+            err = cv_fail(log, EILSEQ, "'%s' is damaged: the %lld bytes before "
+                          "tensor '%s' belong to none; get the file again",
+                          file->path, (long long)(p - at), list[i]->name);
+        at   = p + cv_tensor_bytes(&list[i]->tensor);
+        last = list[i];
+    }
+    if (!err && end - at > gap)
+        err = cv_fail(log, EILSEQ, "'%s' is damaged: its last %lld bytes "
+                      "belong to no tensor; get the file again", file->path,
+                      (long long)(end - at));
+    free(list);
+    return err;
 }
 
 static int compare_entries(const void *a, const void *b)
@@ -115,6 +232,11 @@ const char *cv_weights_path(const CvWeights *w)
 const char *cv_weights_layout(const CvWeights *w)
 {
     return w->layout;
+}
+
+const char *cv_weights_container(const CvWeights *w)
+{
+    return w->random ? "random" : w->container;
 }
 
 int64_t cv_weights_count(const CvWeights *w)

@@ -22,7 +22,8 @@ typedef struct CvEntry {
     const char *stored; /* the name in the file, for messages */
     CvTensor tensor;    /* as stored; data points into the mapped file, at any
                            byte: it need not be aligned to the type. NULL in a
-                           model of random weights */
+                           model of random weights, and of a view */
+    const struct CvView *view; /* a tensor with strides (reader.h), or NULL */
     const char *file;   /* path, for messages */
     int used;           /* set when a network took it */
 } CvEntry;
@@ -63,11 +64,17 @@ CvKind cv_weights_kind(const CvWeights *weights);
 const char *cv_weights_path(const CvWeights *weights); /* as given to open */
 /* Whose names: "official", "diffusers", "llama.cpp". */
 const char *cv_weights_layout(const CvWeights *weights);
+/* "safetensors", "torch", "gguf" */
+const char *cv_weights_container(const CvWeights *weights);
 int64_t cv_weights_count(const CvWeights *weights);
 CvEntry *cv_weights_at(CvWeights *weights, int64_t i);
 /* NULL when there is no such tensor. The name is printf-formatted. */
 CvEntry *cv_weights_find(CvWeights *weights, const char *format, ...)
     CV_PRINTF(2, 3);
+
+/* Copy n elements from `first` on, in row-major order, whatever lies between
+ * them in the file. Of a type with blocks both are whole blocks. */
+void cv_entry_copy(void *dst, const CvEntry *entry, int64_t first, int64_t n);
 
 /* "F32" or, for mixed files, "BF16+F32"; for info and log lines. */
 void cv_weights_types(const CvWeights *weights, char *text, size_t size);

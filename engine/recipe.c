@@ -3,7 +3,6 @@
  *
  * SPDX-License-Identifier: BSD-2-Clause
  */
-#include <ctype.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -64,8 +63,8 @@ static void wan_base(CvRecipe *r)
              wan_negative);
 }
 
-static void step_list(CvRecipe *r, int warp, double shift, int n,
-                      const float *list)
+void cv_recipe_list(CvRecipe *r, int warp, double shift, int n,
+                    const float *list)
 {
     r->sampler = CAUSVID_SAMPLER_CAUSVID;
     for (int i = 0; i < n; i++)
@@ -74,22 +73,6 @@ static void step_list(CvRecipe *r, int warp, double shift, int n,
     r->steps       = n;
     r->warp        = warp;
     r->shift       = shift;
-}
-
-/* 1 when the lower-case path contains the word. */
-static int path_says(const char *path, const char *word)
-{
-    size_t n = strlen(word);
-
-    for (; *path; path++) {
-        size_t i = 0;
-
-        while (i < n && tolower((unsigned char)path[i]) == word[i])
-            i++;
-        if (i == n)
-            return 1;
-    }
-    return 0;
 }
 
 /* What random weights are run with: the recipes that measurements of models of
@@ -101,8 +84,9 @@ static void random_recipe(CvRecipe *r, const CvDitSize *size,
     int causal = variant == CAUSVID_VARIANT_CAUSAL;
 
     snprintf(r->source, sizeof(r->source), "name");
+    snprintf(r->why, sizeof(r->why), "random numbers for measuring");
     r->variant = causal ? variant : CAUSVID_VARIANT_BIDIRECTIONAL;
-    step_list(r, 0, 8, 3, causvid);
+    cv_recipe_list(r, 0, 8, 3, causvid);
     if (!causal && size->dim > 1536) {
         r->sampler     = CAUSVID_SAMPLER_FLOWMATCH;
         r->n_timesteps = 0;
@@ -112,40 +96,6 @@ static void random_recipe(CvRecipe *r, const CvDitSize *size,
         r->width  = 64;
         r->height = 48;
         r->frames = 33;
-    }
-}
-
-/* The published recipes (checkpoints.md 7.3, 7.4), by words in the path. */
-static void detect(CvRecipe *r, const char *path, const CvDitSize *size,
-                   enum CausvidVariant variant)
-{
-    static const float causvid[] = { 1000, 757, 522 };
-    static const float four[]    = { 1000, 750, 500, 250 };
-    int self_forcing = path_says(path, "self_forcing") ||
-                       path_says(path, "self-forcing");
-    int warp4  = path_says(path, "warp_4step");
-    int two    = path_says(path, "bidirectional") ||
-                 path_says(path, "bidirect");
-    int causal = !two && (self_forcing || warp4 || path_says(path, "causal") ||
-                          path_says(path, "causvid") ||
-                          path_says(path, "autoregressive"));
-
-    snprintf(r->source, sizeof(r->source), "width and path");
-    r->variant = variant ? variant
-               : causal  ? CAUSVID_VARIANT_CAUSAL
-                         : CAUSVID_VARIANT_BIDIRECTIONAL;
-    if (self_forcing) {
-        step_list(r, 1, 5, 4, four);
-    } else if (warp4) {
-        step_list(r, 1, 8, 4, four);
-    } else if (causal || two || r->variant == CAUSVID_VARIANT_CAUSAL) {
-        step_list(r, 0, 8, 3, causvid);
-    } else {
-        /* a plain Wan model: its own sampler and guidance */
-        r->sampler  = CAUSVID_SAMPLER_UNIPC;
-        r->steps    = 50;
-        r->shift    = size->dim <= 1536 ? 8 : 5;
-        r->guidance = size->dim <= 1536 ? 6 : 5;
     }
 }
 
@@ -308,6 +258,7 @@ static int read_recipe(CvRecipe *r, const char *path, const CvDitSize *size,
         goto end;
     }
     snprintf(r->source, sizeof(r->source), "recipe.json");
+    snprintf(r->why, sizeof(r->why), "recipe.json says so");
     r->negative_prompt[0] = 0;
     r->shift              = 8;
     if ((err = check_keys(json, path, log)) < 0 ||
@@ -348,11 +299,13 @@ int cv_recipe_init(CvRecipe *recipe, const CvModelFiles *files,
                    "of this model, which is %s", cv_variant_name(variant),
                    cv_variant_name(recipe->variant));
             recipe->variant = variant;
+            snprintf(recipe->why, sizeof(recipe->why), "the option variant "
+                     "says so");
         }
     } else if (cv_random_is(files->transformer)) {
         random_recipe(recipe, size, variant);
     } else {
-        detect(recipe, files->transformer, size, variant);
+        return cv_recipe_published(recipe, files, size, variant, log);
     }
     return 0;
 }

@@ -3,9 +3,9 @@
  *
  * SPDX-License-Identifier: BSD-2-Clause
  *
- * A recipe.json beside model_index.json says it outright (docs/models.md lists
- * the keys); without one, the width of the network and words in the path
- * choose among the published recipes of checkpoints.md 7.
+ * A recipe.json beside the model says it outright (docs/models.md lists the
+ * keys); without one, the network's width, its config and words in its path
+ * choose among the published recipes of checkpoints.md 7 (published.c).
  */
 #ifndef CV_RECIPE_H
 #define CV_RECIPE_H
@@ -34,13 +34,26 @@ typedef struct CvRecipe {
     double shift;
     double guidance;
     char negative_prompt[CV_PROMPT_SIZE];
-    char source[32];          /* "recipe.json", "width and path": for info */
+    /* for info and log lines */
+    char source[32];          /* "recipe.json", "published", "name" */
+    char family[32];          /* of a published one: "Wan", "CausVid", ... */
+    char licence[64];         /* of its weights */
+    char why[512];            /* what it was chosen by, and so the variant */
 } CvRecipe;
 
-/* Fill *recipe for a model; `variant` other than auto overrides. */
+/* Fill *recipe for a model; `variant` other than auto overrides. EINVAL: it may
+ * be causal or not, and nothing says which. */
 int cv_recipe_init(CvRecipe *recipe, const CvModelFiles *files,
                    const CvDitSize *size, enum CausvidVariant variant,
                    CvLog *log);
+
+/* published.c: the same for a model without recipe.json. */
+int cv_recipe_published(CvRecipe *recipe, const CvModelFiles *files,
+                        const CvDitSize *size, enum CausvidVariant variant,
+                        CvLog *log);
+/* The sampler of a distilled model and the list that it was distilled for. */
+void cv_recipe_list(CvRecipe *recipe, int warp, double shift, int n,
+                    const float *list);
 
 const char *cv_sampler_name(enum CausvidSampler sampler);
 const char *cv_variant_name(enum CausvidVariant variant);

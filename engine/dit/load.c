@@ -75,6 +75,11 @@ static int refuse_other_kinds(CvWeights *weights, const CvDitSize *size,
         kind = "VACE";
     else if (cv_weights_find(weights, "blocks.0.cross_attn.k_img.weight"))
         kind = "image to video (I2V)";
+    else if (size->in_channels == 48 && size->out_channels == 48)
+        kind = "text and image to video (TI2V) of Wan 2.2, 5B";
+    else if (size->in_channels == 36)
+        kind = "image to video (I2V) of Wan 2.2 (36 input channels, but no "
+               "keys for an image)";
     else if (size->in_channels != size->out_channels)
         kind = "image to video (I2V): it has more input than output channels";
     if (!kind)

@@ -221,7 +221,7 @@ int cv_cli_trace(int argc, char **argv)
     const char *model = NULL, *inputs = NULL, *outputs = NULL;
     const char *threads = NULL, *steps = NULL, *sampler = NULL;
     const char *device = NULL, *precision = NULL, *gpu = NULL, *vram = NULL;
-    const char *text_encoder = NULL;
+    const char *text_encoder = NULL, *tokenizer = NULL;
     int help = 0, verbose = 0, status = 1;
     const CvOption options[] = {
         { "model", &model, NULL, "PATH: the model; default: the sample model" },
@@ -235,6 +235,7 @@ int cv_cli_trace(int argc, char **argv)
         { "precision", &precision, NULL, "NAME: auto, fp32 or bf16" },
         { "vram", &vram, NULL, "N: the most GPU memory to take, such as 12G" },
         { "text_encoder", &text_encoder, NULL, "PATH: in place of the model's" },
+        { "tokenizer", &tokenizer, NULL, "PATH: in place of the model's" },
         { "threads", &threads, NULL, "N: CPU threads" },
         { "verbose", NULL, &verbose, "-v: say what is done" },
         { "help", NULL, &help, "print this" },
@@ -261,6 +262,7 @@ int cv_cli_trace(int argc, char **argv)
     cv_cli_settings(&settings, verbose);
     settings.model  = model;
     settings.text_encoder = text_encoder;
+    settings.tokenizer    = tokenizer;
     settings.device = CAUSVID_DEVICE_CPU;
     if (device) {
         if ((choice = cv_cli_choice("device", device, "auto|cpu|cuda")) < 0)

@@ -24,7 +24,9 @@ import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.join(HERE, "..", "..")
-TOKENIZER = os.path.join(ROOT, "samples", "shapes", "tokenizer")
+SAMPLE = os.path.join(ROOT, "samples", "shapes")
+# The program may look for the sample model where it was built.
+TOKENIZER = ["--tokenizer", os.path.join(SAMPLE, "tokenizer")]
 CAUSAL = ["--model", "random:wan-1.3b", "--variant", "causal"]
 LARGE = ["--model", "random:wan-14b", "--size", "832x480", "--frames", "81",
          "--steps", "2"]
@@ -41,11 +43,9 @@ def run(args, limit):
 
 
 def bench(causvid, name, args, limit=240):
-    if any(a.startswith("random:") for a in args): # it has none of its own
-        args = ["--tokenizer", TOKENIZER, *args]
     try:
         done = run([causvid, "bench", "--device", "cuda", "--runs", "1",
-                    "--json", *args], limit)
+                    "--json", *TOKENIZER, *args], limit)
     except (RuntimeError, subprocess.TimeoutExpired) as error:
         print(f"{name}: {error}", flush=True)
         failures.append(name)
@@ -83,7 +83,7 @@ def too_little(causvid, args):
     takes while that is streamed."""
     args = [a for a in args if a != "--model"]
     info = json.loads(run([causvid, "info", "--json", "--size", "96x64",
-                           "--frames", "33", *args], 60).stdout)
+                           "--frames", "33", *TOKENIZER, *args], 60).stdout)
     return f"{(info['gpu_mb'] + info['gpu_streamed_mb']) / 2:.1f}M"
 
 
@@ -94,7 +94,7 @@ def streamed_bytes(causvid, name, args, folder, limit=200):
     outputs = [os.path.join(folder, f"{i}.safetensors") for i in range(2)]
     try:
         for i, path in enumerate(outputs):
-            done = run([causvid, "trace", "--device", "cuda", *args,
+            done = run([causvid, "trace", "--device", "cuda", *TOKENIZER, *args,
                         "--sampler", "euler", "--steps", "2", "--inputs", inputs,
                         "--outputs", path, "--verbose",
                         *(["--vram", too_little(causvid, args)] if i
@@ -121,7 +121,7 @@ def main():
     causvid = args.causvid
     print(f"{'':34} {'taken':>8} {'before':>8} {'predict':>8} {'in use':>8} "
           f"{'off':>6}   {'code':>7}    {'a text':>8}   {'load':>7}")
-    bench(causvid, "the sample model", [])
+    bench(causvid, "the sample model", ["--model", SAMPLE])
     bench(causvid, "random:tiny", ["--model", "random:tiny"])
     if not args.quick:
         bench(causvid, "1.3B causal", CAUSAL)

@@ -13,6 +13,7 @@
 #   sanitizer  the operations under compute-sanitizer: memcheck, racecheck
 #   reference  real widths and whole clips beside PyTorch: reference.py
 #   evaluate   the sample model's scores, on the GPU and on the CPU
+#   memory     predicted and used GPU memory; a streamed text encoder
 #   ffmpeg     frames in GPU memory: FFmpeg with tests/ffmpeg/cuda.t
 # Without a PART all of them. Each step has a time limit; a failed one does not
 # end the others. Exit status 0: all that ran passed; steps that could not run
@@ -23,8 +24,9 @@
 #
 # Environment: CAUSVID_SRC, CAUSVID_BUILD; PYTHON; GPU_WORK, where logs go and
 # the random models of `reference` (12 GB), default CAUSVID_BUILD/gpu;
-# REFERENCE_ARGS; EVALUATE_EVERY (8), of the list of prompts; FFMPEG, FFPROBE,
-# default those in CAUSVID_BUILD/bin.
+# REFERENCE_ARGS and MEMORY_ARGS, of the scripts beside this one; EVALUATE_EVERY
+# (8), of the list of prompts; FFMPEG, FFPROBE, default those in
+# CAUSVID_BUILD/bin.
 
 set -u
 LC_ALL=C; export LC_ALL
@@ -47,10 +49,10 @@ if [ "${1:-}" = --rehearse ]; then
     rehearse=yes
     shift
 fi
-[ $# -gt 0 ] || set -- ops clip engines sanitizer reference evaluate ffmpeg
+[ $# -gt 0 ] || set -- ops clip engines memory sanitizer reference evaluate ffmpeg
 for part; do
     case $part in
-    ops|clip|engines|sanitizer|reference|evaluate|ffmpeg) ;;
+    ops|clip|engines|sanitizer|reference|evaluate|memory|ffmpeg) ;;
     *) echo "run.sh: unknown part '$part'; see the top of $0" >&2; exit 2 ;;
     esac
 done
@@ -160,6 +162,18 @@ run_clip() {
     set --
     [ $rehearse = yes ] || set -- --gpu
     step "clip: small fixture" 300 "$build/tests/model/test_cuda" "$@"
+}
+
+# Nothing else may use the GPU meanwhile.
+run_memory() {
+    if [ $rehearse = yes ]; then
+        skip memory "an emulated device has none"
+        return
+    fi
+    # shellcheck disable=SC2086
+    step "memory: as predicted, and streamed" 400 "$python" \
+        "$src/tests/gpu/memory.py" --causvid "$build/bin/causvid" \
+        ${MEMORY_ARGS:+$MEMORY_ARGS} && grep -v '^all passed' "$log"
 }
 
 run_engines() {

@@ -157,9 +157,9 @@ static int find_named_tokenizer(CvModelFiles *f, const char *option,
                    given);
 }
 
-/* The tokenizer around the folder of a model or of a text encoder. */
-static int find_tokenizer_around(const char *root, char path[CV_PATH_SIZE],
-                                 CvLog *log)
+/* The tokenizer with a model or a text encoder, or in the places around. */
+static int find_tokenizer_around(const char *root, int beside_only,
+                                 char path[CV_PATH_SIZE], CvLog *log)
 {
     CvPlaces places;
     int err = 0;
@@ -168,6 +168,8 @@ static int find_tokenizer_around(const char *root, char path[CV_PATH_SIZE],
     while (!err && !path[0] && cv_places_next(&places)) {
         int strict = places.strict;
 
+        if (beside_only && !strict)
+            break;
         err = find_tokenizer_in(places.folder, path, strict ? log : NULL);
         if (!strict)
             err = 0;
@@ -179,7 +181,7 @@ static int find_tokenizer(CvModelFiles *f, const CausvidSettings *s,
                           CvLog *log)
 {
     char folder[CV_PATH_SIZE];
-    int err;
+    int random = cv_random_is(f->root), err;
 
     if (s->tokenizer)
         return find_named_tokenizer(f, s->tokenizer, log);
@@ -191,10 +193,8 @@ static int find_tokenizer(CvModelFiles *f, const CausvidSettings *s,
         if (err < 0 || f->tokenizer[0])
             return err;
     }
-    err = cv_random_is(f->root) ? 0 :
-          find_tokenizer_around(f->root, f->tokenizer, log);
-    if (!err && !f->tokenizer[0] && cv_path_parent(folder, f->text_encoder))
-        err = find_tokenizer_around(folder, f->tokenizer, log);
+    err = random ? 0 :
+          find_tokenizer_around(f->root, 1, f->tokenizer, log);
     if (err < 0 || f->tokenizer[0])
         return err;
     if (file_holds(f->text_encoder, CV_KIND_UNKNOWN)) {
@@ -202,6 +202,12 @@ static int find_tokenizer(CvModelFiles *f, const CausvidSettings *s,
         f->tokenizer_embedded = 1;
         return 0;
     }
+    if (!random)
+        err = find_tokenizer_around(f->root, 0, f->tokenizer, log);
+    if (!err && !f->tokenizer[0] && cv_path_parent(folder, f->text_encoder))
+        err = find_tokenizer_around(folder, 0, f->tokenizer, log);
+    if (err < 0 || f->tokenizer[0])
+        return err;
     return cv_fail(log, ENOENT, "'%s' holds no tokenizer, nor does its text "
                    "encoder's file: looked for tokenizer/spiece.model, "
                    "google/umt5-xxl/spiece.model, spiece.model; name it with "

@@ -300,14 +300,9 @@ static int upload_rows(CvLoader *l, const CvTensor *t, const CvEntry *e,
                        const int32_t *ids)
 {
     size_t row = bytes_of(e, cv_row_elements(t));
-    uint8_t *buffer;
+    uint8_t *buffer = malloc(((size_t)t->dim[0] + 1) * row);
     int err;
 
-    if (cv_row_elements(t) % cv_type_block(e->tensor.type))
-        return cv_fail(l->log, ENOSYS, "'%s': rows of tensor '%s' are not "
-                       "whole blocks of %s; get another file of this model",
-                       e->file, e->stored, cv_type_name(e->tensor.type));
-    buffer = malloc(((size_t)t->dim[0] + 1) * row);
 
     if (!buffer)
         return cv_fail_memory(l->log, ((uint64_t)t->dim[0] + 1) * row,
@@ -340,8 +335,13 @@ int cv_load_rows(CvLoader *l, CvTensor *t, int64_t rows, const int32_t *ids,
     int err;
 
     whole.dim[0] = rows;
-    if ((err = find(&e, l, name, &whole, CV_LOAD_AS_IS)) < 0 ||
-        (err = cv_arena_tensor(l->arena, t)) < 0)
+    if ((err = find(&e, l, name, &whole, CV_LOAD_AS_IS)) < 0)
+        return err;
+    if (cv_row_elements(t) % cv_type_block(e->tensor.type))
+        return cv_fail(l->log, ENOSYS, "'%s': rows of tensor '%s' are not "
+                       "whole blocks of %s; get another file of this model",
+                       e->file, e->stored, cv_type_name(e->tensor.type));
+    if ((err = cv_arena_tensor(l->arena, t)) < 0)
         return err;
     e->used = 1;
     for (int64_t i = 0; i < t->dim[0]; i++)

@@ -289,7 +289,324 @@ def tokenizers():
     put("cut", "a", *base, words[0][:-3])
 
 
+# ---- files of torch.save(): tests/unit/test_torch.c knows what is said
+
+
+def zip_file(members, **tricks):
+    """members: (name, bytes) or (name, bytes, tricks). Sizes only in the
+    directory and an end record of zip64, as torch.save() writes them."""
+    out, directory, n = b"", b"", 0
+    end64 = tricks.get("zip64", True)
+    for name, data, *rest in members:
+        t = {**tricks, **(rest[0] if rest else {})}
+        name = name.encode()
+        method, flags = t.get("method", 0), 0x808 | t.get("flags", 0)
+        at = t.get("at", len(out))
+        local = t.get("local_name", name)
+        out += struct.pack("<4sHHHHHIIIHH", b"PK\3\4", 0, flags,
+                           t.get("local_method", method), 0, 0, 0, 0, 0,
+                           len(local), 4) + local + b"FB\0\0" + data
+        size = t.get("size", len(data))
+        extra, low = t.get("extra", b""), (size, size, at)
+        if t.get("wide"):
+            low = (0xffffffff,) * 3
+            extra += struct.pack("<HHQQQ", 1, 24, size, size, at)
+        if t.get("packed") is not None:
+            low = (t["packed"], *low[1:])
+        directory += struct.pack(
+            "<4sHHHHHHIIIHHHHHII", b"PK\1\2", 0, 0, flags, method, 0, 0, 0,
+            *low[:2], len(name), len(extra), 0, t.get("disk", 0), 0, 0,
+            low[2]) + name + extra
+        n += 1
+    n, at = tricks.get("count", n), len(out)
+    size = len(directory) + tricks.get("directory", 0)
+    out += directory
+    if end64:
+        out += struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, 0, 0, 0, 0, n, n,
+                           size, at)
+        out += struct.pack("<4sIQI", b"PK\6\7", 0, tricks.get(
+            "end64_at", len(out) - 56), 1)
+    n32 = tricks.get("count32", n)
+    return out + struct.pack("<4sHHHHIIH", b"PK\5\6", tricks.get("disks", 0),
+                             0, n32, n32, size, at, 0)
+
+
+def text(s):
+    s = s.encode()
+    return b"X" + struct.pack("<I", len(s)) + s
+
+
+def number(n):
+    if 0 <= n < 256:
+        return b"K" + bytes([n])
+    if -2 ** 31 <= n < 2 ** 31:
+        return b"J" + struct.pack("<i", n)
+    data = n.to_bytes(8, "little", signed=True)
+    return b"\x8a" + bytes([len(data)]) + data
+
+
+def numbers(values):
+    return b"(" + b"".join(number(v) for v in values) + b"t"
+
+
+def called(module, name, arguments=b")"):
+    return f"c{module}\n{name}\n".encode() + arguments + b"R"
+
+
+def storage(n, kind="FloatStorage", key="0", first="storage", module="torch"):
+    return (b"(" + text(first) + f"c{module}\n{kind}\n".encode() + text(key) +
+            text("cpu") + number(n) + b"tQ")
+
+
+def tensor(size=(2, 2), stride=(2, 1), offset=0, where=None):
+    return called("torch._utils", "_rebuild_tensor_v2",
+                  b"(" + (where or storage(4)) + number(offset) +
+                  numbers(size) + numbers(stride) + b"\x89" +
+                  called("collections", "OrderedDict") + b"t")
+
+
+def pickled(body):
+    return b"\x80\2" + body + b"."
+
+
+def dictionary(*pairs):
+    return b"}(" + b"".join(text(k) + v for k, v in pairs) + b"u"
+
+
+def torch_files():
+    root = "archive/"
+    sound = pickled(dictionary(("w", tensor())))
+    data = ("archive/data/0", bytes(16))
+
+    def members(pkl=sound):
+        return [(root + "data.pkl", pkl), (root + "byteorder", b"little"),
+                data]
+
+    def archive(name, files=None, **tricks):
+        save("torch", name, zip_file(files or members(), **tricks))
+
+    def program(name, body, whole=False):
+        save("torch", name, zip_file(members(
+            body if whole else pickled(body))))
+
+    archive("sound")
+    archive("sound-old", zip64=False)
+    archive("sound-wide", wide=True)
+    archive("compressed", [(root + "data.pkl", sound, {"method": 8}), data])
+    archive("compressed-here", [(root + "data.pkl", sound,
+                                 {"local_method": 8}), data])
+    archive("encrypted", [(root + "data.pkl", sound, {"flags": 1}), data])
+    archive("twice", members() + [data])
+    archive("two-roots", members() + [("other/x", b"")])
+    archive("overlap", members() + [(root + "x", b"abc", {"at": 3})])
+    archive("outside", members() + [(root + "x", b"", {"at": 1 << 30})])
+    archive("too-long", members() + [(root + "x", b"", {"size": 1 << 20})])
+    archive("two-sizes", members() + [(root + "x", b"", {"packed": 1})])
+    archive("dots", members() + [(root + "../x", b"")])
+    archive("absolute", members() + [("/archive/x", b"")])
+    archive("backslash", members() + [(root + "..\\x", b"")])
+    archive("no-pickle", [data])
+    archive("script", members() + [(root + "constants.pkl", b"")])
+    archive("big-endian", [(root + "data.pkl", sound), data,
+                           (root + "byteorder", b"big")])
+    archive("other-name", [(root + "data.pkl", sound, {
+        "local_name": b"archive/data.abc"}), data])
+    archive("several-disks", disks=1)
+    archive("disk", members() + [(root + "x", b"", {"disk": 2})])
+    archive("more-members", count=9)
+    archive("fewer-members", count=2)
+    archive("directory", directory=-1)
+    archive("two-ends", count32=1)
+    archive("end64-elsewhere", end64_at=0)
+    archive("no-size64", members() + [(root + "x", b"",
+                                       {"size": 0xffffffff})])
+    archive("size64-twice", members() + [(root + "x", b"", {
+        "wide": True, "extra": struct.pack("<HHQQQ", 1, 24, 0, 0, 0)})])
+    save("torch", "cut", zip_file(members())[:-30])
+    archive("no-byteorder", [(root + "data.pkl", sound), data])
+
+    # names
+    program("os-system", called("os", "system", b"(" + text("true") + b"t"))
+    program("eval", called("builtins", "eval", b"(" + text("1") + b"t"))
+    program("eval2", called("__builtin__", "eval", b"(" + text("1") + b"t"))
+    program("getattr", called("builtins", "getattr"))
+    program("numpy", b"cnumpy.core.multiarray\n_reconstruct\n")
+    program("argparse", b"cargparse\nNamespace\n)\x81")
+    program("control", b"cos\x1b[2J\nsystem\n")
+    program("name-start", b"ctorch._utils\n_rebuild\n")
+    # instructions
+    for name, op in {"stack-global": b"\x93", "inst": b"ios\nsystem\n",
+                     "obj": b"o", "ext1": b"\x82\1", "ext2": b"\x83\1\0",
+                     "ext4": b"\x84\1\0\0\0", "persid": b"P1\n",
+                     "newobj-ex": b"\x92", "bytes": b"C\0",
+                     "next-buffer": b"\x97", "frame": b"\x95" + bytes(8),
+                     "memoize": b"\x94"}.items():
+        program("op-" + name, text("os") + text("system") + op)
+    program("newobj", b"ctorch\nFloatStorage\n)\x81")
+    program("newobj-dict", b"ccollections\nOrderedDict\n)\x81(" + text("w") +
+            tensor() + b"u")
+    program("call-type", called("torch", "FloatStorage"))
+    program("call-text", text("os.system") + b")R")
+    program("call-without", b"ctorch\nSize\nNR")
+    program("build-dict", b"}}b")
+    program("build-text", text("a") + b"}b")
+    program("item-of-list", b"]" + text("a") + b"Ns")
+    program("append-to-dict", b"}Na")
+    program("odd-items", b"}(" + text("a") + b"u")
+    program("protocol4", b"\x80\4" + sound[2:], True)
+    program("protocol-twice", b"\x80\2")
+    program("cut-pickle", sound[:-20], True)
+    program("more-behind", sound + b"N.", True)
+    program("middle", b"NN")
+    program("empty-pickle", b"", True)
+    program("no-mark", b"t")
+    program("below-mark", b"N(\x85")
+    program("empty-stack", b"R")
+    program("marks", b"(" * 100)
+    program("deep-lists", b"]" * 100 + b"a" * 99)
+    program("deep-tuples", b"N" + b"\x85" * 100)
+    program("own-list", b"]q\0" + b"h\0a" * 40)
+    program("own-dict", b"}q\0" + text("model") + b"h\0s")
+    program("memo-missing", b"h\7")
+    program("memo-huge", b"Nr\xff\xff\xff\xff")
+    program("long", b"\x8a\x09" + bytes(9))
+    # tensors
+    for name, t in {
+            "storage-tuple": storage(4, first="module"),
+            "storage-int": number(3) + b"Q",
+            "size-text": tensor(size=()).replace(b"(t", text("x"), 1),
+            "shapes": tensor(size=(2, 2), stride=(1,)),
+            "dims": tensor(size=(1,) * 9, stride=(1,) * 9),
+            "negative-size": tensor(size=(-2, 2)),
+            "negative-stride": tensor(stride=(-2, 1)),
+            "negative-offset": tensor(offset=-1),
+            "beyond": tensor(offset=1),
+            "stride": tensor(stride=(3, 1)),
+            "stride-overflow": tensor(stride=(2 ** 62, 1)),
+            "size-overflow": tensor(size=(2 ** 40, 2 ** 40)),
+            "expanded": tensor(size=(4, 2), stride=(0, 1)),
+            "no-storage": tensor(where=storage(4, key="1")),
+            "storage-path": tensor(where=storage(4, key="../data/0")),
+            "storage-short": tensor(where=storage(5)),
+            "storage-negative": tensor(where=storage(-4)),
+            "storage-overflow": tensor(where=storage(2 ** 62)),
+            "untyped": tensor(where=storage(16, "UntypedStorage", "0",
+                                            "storage", "torch.storage")),
+    }.items():
+        program("tensor-" + name, dictionary(("w", t)))
+    program("tensor-view", dictionary(("w", tensor(stride=(1, 2))),
+                                      ("v", tensor((2,), (3,)))))
+    # dictionaries
+    program("roots", dictionary(("generator", dictionary(("w", tensor()))),
+                                ("critic", b"N")))
+    program("two-generators", dictionary(("generator", b"}"),
+                                         ("generator", b"}")))
+    program("two-tensors", dictionary(("w", tensor()), ("w", tensor())))
+    program("no-tensors", dictionary(("step", number(3)), ("x\n", b"N")))
+    program("root-list", b"]")
+    program("nul", dictionary(("a\0b", tensor())))
+    program("long-name", dictionary(("a" * 600, tensor())))
+    program("control-name", dictionary(("a\nb", tensor())))
+    save("torch", "pickle", sound)
+
+
+# ---- GGUF: tests/unit/test_gguf.c knows what is said
+
+
+def gguf_string(s):
+    s = s if isinstance(s, bytes) else s.encode()
+    return struct.pack("<Q", len(s)) + s
+
+
+def gguf_file(metadata=(), tensors=(), data=None, version=3, counts=None,
+              align=32):
+    """metadata: (key, type, bytes); tensors: (name, dims, type, offset)."""
+    n = counts or (len(tensors), len(metadata))
+    out = struct.pack("<4sIQQ", b"GGUF", version, *n)
+    for key, kind, value in metadata:
+        out += gguf_string(key) + struct.pack("<I", kind) + value
+    for name, dims, kind, offset in tensors:
+        out += gguf_string(name) + struct.pack("<I", len(dims))
+        out += b"".join(struct.pack("<Q", d) for d in dims)
+        out += struct.pack("<IQ", kind, offset)
+    out += bytes(-len(out) % align)
+    return out + (bytes(64) if data is None else data)
+
+
+def gguf_files():
+    u32, string, array, i32, u8 = 4, 8, 9, 5, 0
+
+    def put(name, *args, **more):
+        save("gguf", name, gguf_file(*args, **more))
+
+    def one(name, *tensors, metadata=(), **more):
+        put(name, metadata, tensors, **more)
+
+    def number32(n):
+        return struct.pack("<I", n)
+
+    def list_of(kind, n, values):
+        return struct.pack("<IQ", kind, n) + values
+
+    arch = ("general.architecture", string, gguf_string("wan"))
+    w = ("w", (4, 2), 0, 0)
+    put("sound", [arch, ("a", u8, b"\1"), ("b", array, list_of(string, 2,
+        gguf_string("x") + gguf_string("")))], [w, ("v", (32,), 2, 32)])
+    put("version2", [arch], [w], version=2)
+    put("empty")
+    put("version1", version=1)
+    put("version4", version=4)
+    put("big-endian", version=3 << 24)
+    put("many-tensors", counts=(1 << 60, 0))
+    put("many-metadata", counts=(0, 1 << 60))
+    put("metadata-short", counts=(0, 3))
+    put("key-twice", [arch, arch])
+    put("value-type", [("a", 13, b"")])
+    put("array-type", [("a", array, list_of(99, 1, b""))])
+    put("array-long", [("a", array, list_of(u32, 1 << 62, b""))])
+    put("strings-long", [("a", array, list_of(string, 1 << 62, b""))])
+    put("string-long", [("a", string, struct.pack("<Q", 2 ** 64 - 8))])
+    put("nested", [("a", array, list_of(array, 1, list_of(u8, 2, b"ab")))])
+    put("nested-deep", [("a", array, list_of(array, 1, b"") * 8)])
+    put("alignment-0", [("general.alignment", u32, number32(0))])
+    put("alignment-3", [("general.alignment", u32, number32(24))])
+    put("alignment-64", [("general.alignment", u32, number32(64))], [w],
+        align=64)
+    put("split", [("split.count", 2, b"\3\0")])
+    one("iq4", ("w", (256,), 23, 0))
+    one("type", ("w", (256,), 99, 0))
+    one("dims", ("w", (1,) * 9, 0, 0))
+    one("size", ("w", (1 << 40, 1 << 40), 0, 0))
+    one("size-negative", ("w", (1 << 63, 0), 0, 0))
+    one("rows", ("w", (16, 4), 2, 0))
+    one("outside", ("w", (4, 2), 0, 64))
+    one("outside-far", ("w", (4, 2), 0, 2 ** 64 - 32))
+    one("unaligned", ("w", (4, 2), 0, 4))
+    one("overlap", w, ("v", (4, 4), 0, 0))
+    one("name-twice", w, ("w", (4, 2), 0, 32))
+    one("name-empty", ("", (4,), 0, 0))
+    one("name-long", ("n" * 600, (4,), 0, 0))
+    one("name-nul", ("a\0b", (4,), 0, 0))
+    one("name-control", ("a\nb", (4,), 0, 0))
+    one("cut", w, data=bytes(31))
+    shape = "comfy.gguf.orig_shape.w"
+    one("shape", w, metadata=[(shape, array, list_of(
+        i32, 3, struct.pack("<iii", 2, 2, 2)))])
+    one("shape-other", w, metadata=[(shape, array, list_of(
+        i32, 1, struct.pack("<i", 7)))])
+    one("shape-negative", w, metadata=[(shape, array, list_of(
+        i32, 2, struct.pack("<ii", -2, -4)))])
+    one("shape-text", w, metadata=[(shape, string, gguf_string("8"))])
+    blocks = (18, 20, 22, 24, 34, 84, 110, 144, 176, 210)
+    for kind, size in zip((2, 3, 6, 7, 8, 10, 11, 12, 13, 14), blocks):
+        one(f"blocks-{kind}", ("w", (256, 1), kind, 0),
+            data=bytes(size * (1 if size > 34 else 8)))
+    one("blocks-nan", ("w", (32,), 8, 0), data=b"\xff" * 34)
+
+
 weights()
 networks()
 texts()
 tokenizers()
+torch_files()
+gguf_files()

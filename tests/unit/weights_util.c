@@ -4,12 +4,14 @@
  * SPDX-License-Identifier: BSD-2-Clause
  */
 #include <dirent.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "weights/reader.h"
 #include "weights_util.h"
 
 static void die(const char *what)
@@ -161,6 +163,79 @@ void blob_free(Blob *b)
     b->data = NULL;
 }
 
+/* ---- contents ---- */
+
+/* A floating point number of few bits, as IEEE 754 has it. */
+static double small_float(unsigned bits, int exponent_bits, int mantissa_bits)
+{
+    int bias = (1 << (exponent_bits - 1)) - 1;
+    int e = (int)(bits >> mantissa_bits) & ((1 << exponent_bits) - 1);
+    int m = (int)bits & ((1 << mantissa_bits) - 1);
+    double v = e ? ldexp(m + (1 << mantissa_bits), e - bias - mantissa_bits) :
+                   ldexp(m, 1 - bias - mantissa_bits);
+
+    return bits >> (exponent_bits + mantissa_bits) & 1 ? -v : v;
+}
+
+/* Element i, through cv_entry_copy(). */
+static double element(const CvEntry *e, int64_t i)
+{
+    const CvTensor *t = &e->tensor;
+    union { double d; float f; uint64_t u64; int64_t i64; int32_t i32;
+            int16_t i16; uint16_t u16; uint8_t u8; int8_t i8; } v = { 0 };
+
+    cv_entry_copy(&v, e, i, 1);
+    switch (t->type) {
+    case CV_F64:     return v.d;
+    case CV_F32:     return (double)v.f;
+    case CV_F16:     return small_float(v.u16, 5, 10);
+    case CV_BF16:    return small_float(v.u16, 8, 7);
+    case CV_F8_E4M3: return small_float(v.u8, 4, 3);
+    case CV_F8_E5M2: return small_float(v.u8, 5, 2);
+    case CV_I64:     return (double)v.i64;
+    case CV_I32:     return v.i32;
+    case CV_I16:     return v.i16;
+    case CV_I8:      return v.i8;
+    default:         return v.u8;
+    }
+}
+
+/* The pattern of make_weights.py. */
+static double expected(CvType type, int64_t i)
+{
+    double x = (double)(i * 7 % 9);
+
+    if (type == CV_BOOL)
+        return x > 4;
+    return type <= CV_F8_E5M2 ? (x - 4) / 4 : x;
+}
+
+int holds_pattern(const CvEntry *e)
+{
+    size_t size = cv_type_bytes(e->tensor.type);
+    int64_t n = cv_elements(&e->tensor);
+    uint8_t *all = allocate((size_t)n * size), one[8];
+    int good = 1;
+
+    cv_entry_copy(all, e, 0, n);
+    for (int64_t i = 0; i < n && good; i++) {
+        cv_entry_copy(one, e, i, 1);
+        good = element(e, i) == expected(e->tensor.type, i) &&
+               !memcmp(one, all + (size_t)i * size, size);
+    }
+    free(all);
+    return good;
+}
+
+int has_pattern(CvWeights *w, const char *name, const char *shape)
+{
+    CvEntry *e = cv_weights_find(w, "%s", name);
+    char text[CV_SHAPE_TEXT];
+
+    return e && !strcmp(cv_shape_text(text, &e->tensor), shape) &&
+           holds_pattern(e);
+}
+
 /* ---- folders ---- */
 
 static char folders[32][64];
@@ -239,4 +314,61 @@ const char *data_path(const char *name)
     snprintf(path, sizeof(path), "%s/tests/unit/data/%s", src ? src : ".",
              name);
     return path;
+}
+
+static Blob load_file(const char *path)
+{
+    FILE *file = fopen(path, "rb");
+    Blob b = { NULL, 0 };
+
+    if (!file || fseek(file, 0, SEEK_END) || ftell(file) < 0)
+        die(path);
+    b.size = (size_t)ftell(file);
+    b.data = allocate(b.size);
+    rewind(file);
+    if (fread(b.data, 1, b.size, file) != b.size)
+        die(path);
+    fclose(file);
+    return b;
+}
+
+/* Every byte of every tensor, for sanitizers to watch. */
+static void read_all(CvWeights *w)
+{
+    for (int64_t i = 0; i < cv_weights_count(w); i++) {
+        const CvEntry *e = cv_weights_at(w, i);
+        int64_t bytes = cv_tensor_bytes(&e->tensor);
+        uint8_t *copy;
+
+        if (bytes < 0)
+            die("cv_tensor_bytes");
+        copy = allocate((size_t)bytes);
+        cv_entry_copy(copy, e, 0, cv_elements(&e->tensor));
+        free(copy);
+    }
+}
+
+int corpus_gives(Lines *lines, const char *name, int error, const char *parts)
+{
+    char path[1024];
+    const char *src = getenv("CAUSVID_SRC");
+    CvWeights *w;
+    Blob blob;
+    int err, good;
+
+    snprintf(path, sizeof(path), "%s/tests/fuzz/corpus/%s", src ? src : ".",
+             name);
+    blob = load_file(path);
+    err  = cv_weights_open_memory(&w, blob.data, blob.size, name, &lines->log);
+    good = !w == !!err && (error ? err == CAUSVID_ERR(error) &&
+                                   lines_error(lines, name) : !err);
+    if (w)
+        read_all(w);
+    cv_weights_close(&w);
+    if (good && error) { /* lines_error() forgets */
+        cv_weights_open_memory(&w, blob.data, blob.size, name, &lines->log);
+        good = lines_error(lines, parts);
+    }
+    blob_free(&blob);
+    return good;
 }

@@ -51,6 +51,13 @@ Blob st_write(const StTensor *tensors, int n, int pad);
 Blob blob_part(Blob blob, size_t n);
 void blob_free(Blob *blob);
 
+/* 1 when a tensor's elements, read all at once and one by one, are those that
+ * data/make_weights.py and make_containers.py write. */
+int holds_pattern(const CvEntry *entry);
+
+/* The same of the tensor of this name, type and shape ("F32 [2, 3]"). */
+int has_pattern(CvWeights *weights, const char *name, const char *shape);
+
 /* A new temporary folder; the static path is removed at exit. */
 const char *temp_folder(void);
 
@@ -61,5 +68,11 @@ const char *save_text(const char *folder, const char *name, const char *text);
 
 /* $CAUSVID_SRC/tests/unit/data/NAME in static memory. */
 const char *data_path(const char *name);
+
+/* A file is opened, all of it in memory that ends where the file does; each
+ * element of each tensor is looked at. 1 when it is refused with `error` and a
+ * line that has its parts (lines_error()); error 0: when it opens. The file is
+ * one of the fuzzers' corpus, $CAUSVID_SRC/tests/fuzz/corpus/NAME. */
+int corpus_gives(Lines *lines, const char *name, int error, const char *parts);
 
 #endif /* CV_TESTS_WEIGHTS_UTIL_H */

@@ -85,6 +85,7 @@ static void random_recipe(CvRecipe *r, const CvDitSize *size,
 
     snprintf(r->source, sizeof(r->source), "name");
     snprintf(r->why, sizeof(r->why), "random numbers for measuring");
+    snprintf(r->licence, sizeof(r->licence), "none: random numbers");
     r->variant = causal ? variant : CAUSVID_VARIANT_BIDIRECTIONAL;
     cv_recipe_list(r, 0, 8, 3, causvid);
     if (!causal && size->dim > 1536) {
@@ -229,7 +230,7 @@ static int check_keys(const cJSON *json, const char *path, CvLog *log)
     static const char *const known[] = {
         "name", "variant", "width", "height", "rate", "frames",
         "frames_per_block", "window", "sampler", "timesteps", "steps", "warp",
-        "shift", "guidance", "negative_prompt",
+        "shift", "guidance", "negative_prompt", "licence",
     };
 
     for (const cJSON *item = json->child; item; item = item->next) {
@@ -264,6 +265,8 @@ static int read_recipe(CvRecipe *r, const char *path, const CvDitSize *size,
     if ((err = check_keys(json, path, log)) < 0 ||
         (err = cv_json_string(json, path, "name", r->name, sizeof(r->name),
                               log)) < 0 ||
+        (err = cv_json_string(json, path, "licence", r->licence,
+                              sizeof(r->licence), log)) < 0 ||
         (err = read_size(r, json, path, log)) < 0 ||
         (err = read_blocks(r, json, path, log)) < 0)
         goto end;

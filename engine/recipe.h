@@ -37,7 +37,7 @@ typedef struct CvRecipe {
     /* for info and log lines */
     char source[32];          /* "recipe.json", "published", "name" */
     char family[32];          /* of a published one: "Wan", "CausVid", ... */
-    char licence[64];         /* of its weights */
+    char licence[64];         /* of its weights, "" when nobody says */
     char why[512];            /* what it was chosen by, and so the variant */
 } CvRecipe;
 

@@ -11,8 +11,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "cli.h"
 #include "device.h"
+#include "info.h"
 
 /* MB */
 typedef struct Memory {
@@ -79,24 +79,35 @@ static double gpu_total(const Memory *gpu)
     return gpu->weights + gpu->clip + (double)CV_CUDA_OWN_BYTES / 1e6;
 }
 
-static void print_text(const CvModel *m, const CvClip *clip,
+static const char *licence(const CvRecipe *r)
+{
+    return r->licence[0] ? r->licence :
+           "not known here; see where the weights come from";
+}
+
+static void print_text(const CvModel *m, const CvInfoPart *parts,
+                       const char *tokenizer, const CvClip *clip,
                        const Memory *memory, const Memory gpu[2])
 {
     const CvRecipe *r = &m->recipe;
 
     printf("model         %s\n", m->files.root);
     printf("name          %s (%s)\n", r->name, cv_variant_name(r->variant));
-    printf("transformer   %s\n              %s\n", cv_dit_describe(m->dit),
-           m->files.transformer);
-    printf("text encoder  %s\n              %s\n", cv_umt5_describe(m->umt5),
-           m->files.text_encoder);
-    printf("VAE           %s\n              %s\n", cv_vae_describe(m->vae),
-           m->files.vae);
-    printf("tokenizer     %lld pieces\n              %s\n",
-           (long long)cv_tokenizer_size(m->tokenizer), m->files.tokenizer);
-    printf("recipe        from %s: %dx%d, %lld frames at %d/%d frames/s\n",
-           r->source, r->width, r->height, (long long)r->frames, r->rate_num,
-           r->rate_den);
+    printf("kind          text to video (T2V)\n");
+    printf("variant       %s: %s\n", cv_variant_name(r->variant), r->why);
+    printf("licence       %s\n", licence(r));
+    printf("transformer   %s\n", cv_dit_describe(m->dit));
+    cv_info_print(&parts[0]);
+    printf("text encoder  %s\n", cv_umt5_describe(m->umt5));
+    cv_info_print(&parts[1]);
+    printf("VAE           %s\n", cv_vae_describe(m->vae));
+    cv_info_print(&parts[2]);
+    printf("tokenizer     %lld pieces\n              %s (%s)\n",
+           (long long)cv_tokenizer_size(m->tokenizer), m->files.tokenizer,
+           tokenizer);
+    printf("recipe        from %s%s%s: %dx%d, %lld frames at %d/%d frames/s\n",
+           r->source, r->family[0] ? ", " : "", r->family, r->width, r->height,
+           (long long)r->frames, r->rate_num, r->rate_den);
     printf("              sampler %s, %d steps, shift %g, guidance %g\n",
            cv_sampler_name(r->sampler), r->steps, r->shift, r->guidance);
     printf("              timesteps");
@@ -119,15 +130,43 @@ static void print_text(const CvModel *m, const CvClip *clip,
                gpu[1].weights, gpu[1].clip);
 }
 
-static int add(cJSON *object, const char *key, cJSON *value)
+#define add cv_info_add
+
+/* The networks and the tokenizer. */
+static int add_parts(cJSON *o, const CvModel *m, const CvInfoPart *parts,
+                     const char *tokenizer)
 {
-    if (value && cJSON_AddItemToObject(object, key, value))
-        return 0;
-    cJSON_Delete(value);
+    const CvDitSize *size = cv_dit_size(m->dit);
+    const struct { const char *key; int64_t value; } sizes[] = {
+        { "layers", size->layers }, { "dim", size->dim },
+        { "heads", size->heads }, { "ffn_dim", size->ffn_dim },
+        { "in_channels", size->in_channels },
+    };
+    cJSON *list = cJSON_CreateArray(), *t = cJSON_CreateObject(), *part;
+
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++)
+        if (add(o, sizes[i].key,
+                cJSON_CreateNumber((double)sizes[i].value)) < 0)
+            goto fail;
+    for (int i = 0; i < CV_INFO_PARTS; i++) {
+        if (!list || !(part = cv_info_json(&parts[i])))
+            goto fail;
+        cJSON_AddItemToArray(list, part);
+    }
+    if (add(t, "part", cJSON_CreateString("tokenizer")) < 0 ||
+        add(t, "path", cJSON_CreateString(m->files.tokenizer)) < 0 ||
+        add(t, "found", cJSON_CreateString(tokenizer)) < 0)
+        goto fail;
+    cJSON_AddItemToArray(list, t);
+    return add(o, "parts", list);
+fail:
+    cJSON_Delete(t);
+    cJSON_Delete(list);
     return -1;
 }
 
-static int print_json(const CvModel *m, const CvClip *clip,
+static int print_json(const CvModel *m, const CvInfoPart *parts,
+                      const char *tokenizer, const CvClip *clip,
                       const Memory *memory, const Memory gpu[2])
 {
     const CvRecipe *r = &m->recipe;
@@ -140,6 +179,11 @@ static int print_json(const CvModel *m, const CvClip *clip,
         add(o, "name", cJSON_CreateString(r->name)) < 0 ||
         add(o, "variant",
             cJSON_CreateString(cv_variant_name(r->variant))) < 0 ||
+        add(o, "variant_why", cJSON_CreateString(r->why)) < 0 ||
+        add(o, "kind", cJSON_CreateString("t2v")) < 0 ||
+        add(o, "family", cJSON_CreateString(r->family)) < 0 ||
+        add(o, "licence", cJSON_CreateString(licence(r))) < 0 ||
+        add_parts(o, m, parts, tokenizer) < 0 ||
         add(o, "transformer",
             cJSON_CreateString(cv_dit_describe(m->dit))) < 0 ||
         add(o, "text_encoder",
@@ -186,7 +230,8 @@ int cv_cli_info(int argc, char **argv)
         { "size", &size, NULL, "WxH: plan the memory for this size" },
         { "frames", &frames, NULL, "N: plan for a clip of this length" },
         { "variant", &variant, NULL, "NAME: auto, causal or bidirectional" },
-        { "text_encoder", &text_encoder, NULL, "PATH: in place of the model's" },
+        { "text_encoder", &text_encoder, NULL,
+          "PATH: in place of the model's" },
         { "vae", &vae, NULL, "PATH: in place of the model's" },
         { "tokenizer", &tokenizer, NULL, "PATH: in place of the model's" },
         { "json", NULL, &json, "print JSON" },
@@ -200,6 +245,7 @@ int cv_cli_info(int argc, char **argv)
     CvModel model;
     CvClip clip;
     Memory memory, gpu[2];
+    CvInfoPart parts[CV_INFO_PARTS];
 
     if (cv_cli_parse(argc, argv, options, &path) < 0)
         return 2;
@@ -233,12 +279,16 @@ int cv_cli_info(int argc, char **argv)
     if (open_model(&model, &settings, CV_F32, &log) < 0)
         goto end;
     if (plan_clip(&model, &args, &clip, &memory) == 0 &&
-        plan_gpu(&settings, &args, gpu) == 0) {
+        plan_gpu(&settings, &args, gpu) == 0 &&
+        cv_info_parts(parts, &model, &settings) == 0) {
+        const char *where = cv_info_tokenizer(&model, &settings);
+
         status = 0;
         if (json)
-            status = print_json(&model, &clip, &memory, gpu) < 0;
+            status = print_json(&model, parts, where, &clip, &memory,
+                                gpu) < 0;
         else
-            print_text(&model, &clip, &memory, gpu);
+            print_text(&model, parts, where, &clip, &memory, gpu);
     }
     cv_model_close(&model);
 end:

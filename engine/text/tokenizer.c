@@ -21,6 +21,7 @@
 #include "text.h"
 
 #define N_SENTINELS 300
+#define MAX_EMBEDDED (64 << 20) /* bytes; as of a file */
 #define MARK        "\xe2\x96\x81" /* U+2581, which stands for a space */
 #define MARK_BYTES  3
 
@@ -123,7 +124,8 @@ int cv_tokenizer_open_embedded(CvTokenizer **tokenizer, const char *path,
     CvWeights *weights;
     const CvEntry *e;
     char text[CV_SHAPE_TEXT];
-    uint8_t *model = NULL;
+    uint8_t *file = NULL, *model = NULL;
+    int64_t n;
     size_t bytes;
     int err;
 
@@ -131,21 +133,31 @@ int cv_tokenizer_open_embedded(CvTokenizer **tokenizer, const char *path,
     if ((err = cv_weights_open(&weights, path, log)) < 0)
         return err;
     e = cv_weights_tokenizer(weights);
-    if (!e)
+    n = e ? cv_elements(&e->tensor) : 0;
+    if (!e) {
         err = cv_fail(log, ENOENT, "'%s' holds no tokenizer; name one with "
                       "the option tokenizer", path);
-    else if (!e->tensor.data || cv_type_bytes(e->tensor.type) != 1 ||
-             cv_tensor_bytes(&e->tensor) < 1)
+        goto end;
+    }
+    if ((e->tensor.type != CV_U8 && e->tensor.type != CV_I8) || n < 1 ||
+        n > MAX_EMBEDDED) {
         err = cv_fail(log, EILSEQ, "'%s': tensor '%s', the tokenizer, is %s; "
                       "expected the U8 of a spiece.model: name one with the "
                       "option tokenizer", path, e->stored,
                       cv_shape_text(text, &e->tensor));
-    else
-        err = cv_spiece_rewrite(&model, &bytes, e->tensor.data,
-                                (size_t)cv_tensor_bytes(&e->tensor), path,
-                                log);
+        goto end;
+    }
+    if (!(file = malloc((size_t)n))) {
+        err = cv_fail_memory(log, (uint64_t)n, "the tokenizer");
+        goto end;
+    }
+    cv_entry_copy(file, e, 0, n);
+    err = cv_spiece_rewrite(&model, &bytes, file, (size_t)n, path, log);
     if (!err)
         err = open_model(tokenizer, model, bytes, path, log);
+
+end:
+    free(file);
     cv_weights_close(&weights);
     return err;
 }

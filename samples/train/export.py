@@ -29,7 +29,7 @@ def recipe(timesteps, euler, guidance):
     else:
         out.update(sampler="causvid", timesteps=timesteps, warp=False,
                    shift=8.0)
-    return {**out, "guidance": guidance}
+    return {**out, "guidance": guidance, "licence": "BSD-2-Clause"}
 
 
 def write_json(path, value):

@@ -307,6 +307,8 @@ static void test_recipes(void)
         { "negative_prompt", "7", "negative_prompt|7|string", EILSEQ },
         { "name", "\"a\\nb\"", "name|a?b|control", EILSEQ },
         { "name", "\"a name\"", NULL, 0 },
+        { "licence", "\"free\"", NULL, 0 },
+        { "licence", "[\"free\"]", "licence|list", EILSEQ },
     };
 
     test_keys("recipe.json", recipe, COUNT(recipe));

@@ -148,6 +148,20 @@ run 0 info --json "$model" && [ ! -s err ] && json '
     $j->{tokenizer_pieces} == 41 && $j->{recipe_source} eq "recipe.json" &&
     $j->{weights_mb} > 0.3 && $j->{weights_mb} < 1 && $j->{clip_mb} > 0'
 check "info --json"
+json '
+    $j->{variant_why} eq "recipe.json says so" && $j->{kind} eq "t2v" &&
+    $j->{licence} =~ /^not known/ && $j->{family} eq "" &&
+    $j->{layers} == 2 && $j->{dim} == 32 && $j->{heads} == 2 &&
+    $j->{ffn_dim} == 56 && $j->{in_channels} == 16 &&
+    join(" ", map { $_->{part} } @{$j->{parts}}) eq
+        "transformer text_encoder vae tokenizer" &&
+    !(grep { $_->{container} ne "safetensors" || $_->{files} != 1 ||
+             $_->{names} ne "diffusers" || $_->{bytes} < 40000 ||
+             $_->{types}{F32}{tensors} != $_->{tensors} ||
+             $_->{types}{F32}{bytes} != $_->{bytes} } @{$j->{parts}}[0 .. 2]) &&
+    $j->{parts}[1]{found} eq "in the model\x27s folder" &&
+    $j->{parts}[3]{path} =~ /spiece.model$/'
+check "info --json: the files"
 small=$(perl -MJSON::PP -e 'local $/; print decode_json(<>)->{clip_mb}' out)
 run 0 info --json --size 832x480 --frames 81 "$model" && json "
     \$j->{width} == 832 && \$j->{height} == 480 && \$j->{frames} == 81 &&
@@ -158,8 +172,39 @@ check "info --frames alone"
 run 0 info --text_encoder "$model/text_encoder" --vae "$model/vae" \
     --tokenizer "$model/tokenizer/spiece.model" \
     "$model/transformer/diffusion_pytorch_model.safetensors" &&
-    grep -q '41 pieces' out && [ ! -s err ]
+    grep -q '41 pieces' out && [ ! -s err ] &&
+    [ "$(grep -c '(named by an option)$' out)" = 3 ]
 check "info of parts"
+run 0 info && grep -q '^licence  *BSD-2-Clause$' out &&
+    grep -q '^variant  *causal: recipe.json says so$' out &&
+    grep -q "^  *safetensors, diffusers names, 177 tensors: 177 BF16 (14.0" \
+        out && [ ! -s err ]
+check "info of the sample model's files"
+mkdir -p Self-Forcing/checkpoints
+cp "$src/tests/model/fixtures/dit/head128/diffusion_pytorch_model.safetensors" \
+    Self-Forcing/checkpoints/any.safetensors
+run 0 info --text_encoder "$model" --vae "$model" --size 48x16 --frames 9 \
+    Self-Forcing/checkpoints/any.safetensors && [ ! -s err ] &&
+    grep -q "^variant  *causal: 'Self-Forcing' says 'self-forcing'$" out &&
+    grep -q "^licence  *see its authors' page$" out &&
+    grep -q '^recipe  *from published, Self-Forcing: 832x480' out &&
+    grep -q '^ *sampler causvid, 4 steps, shift 5, guidance 1$' out &&
+    grep -q '^ *timesteps 1000 937.5 833.333 625$' out &&
+    grep -q ' names, 42 tensors: .* BF16 (.* MB), .* F32 (' out
+check "info of a checkpoint that its name tells"
+run 0 info -v --text_encoder "$model" --vae "$model" --size 48x16 --frames 9 \
+    Self-Forcing/checkpoints/any.safetensors && [ "$(grep -c \
+    "recipe: Self-Forcing (causal), since 'Self-Forcing' says" err)" = 1 ]
+check "a line says why"
+mv Self-Forcing any
+refused 1 "info of a checkpoint that nothing tells" \
+    "whether this model is causal.*variant=causal or variant=bidirectional" \
+    info --text_encoder "$model" --vae "$model" any/checkpoints/any.safetensors
+run 0 info --text_encoder "$model" --vae "$model" --size 48x16 --frames 9 \
+    --variant bidirectional any/checkpoints/any.safetensors &&
+    grep -q '^variant  *bidirectional: the option variant says so$' out &&
+    grep -q '^licence  *Apache-2.0$' out && [ ! -s err ]
+check "info of it with --variant"
 for size in 48 48x 48x16x 48x16,2 x16 big 99999999999x16 48x4294967312 ""; do
     refused 2 "--size '$size'" "--size is '$size', expected WxH" \
         info --size "$size" "$model"

@@ -99,7 +99,8 @@ void add_to_hash(Env *e, const void *data, size_t bytes);
 
 void test_upload(Env *e);          /* ops_memory.c */
 void test_upload_refuses(Env *e);
-void test_memory(Env *e);
+void test_upload_blocks(Env *e);   /* ops_blocks.c */
+void test_memory(Env *e);          /* ops_memory.c */
 void test_check(Env *e);
 void test_random(Env *e);
 void test_used_memory(Env *e);

@@ -24,6 +24,7 @@
 const OpTest op_tests[] = {
     { "upload", test_upload },
     { "upload", test_upload_refuses },
+    { "upload", test_upload_blocks },
     { "memory", test_memory },
     { "check", test_check },
     { "random", test_random },

@@ -13,13 +13,18 @@
  * weights stay in registers: 88 for scores, 44 for weights of two bf16, 64 for
  * results, of 240. Shared memory: 32 KB of queries, 4 tiles of 44 KB.
  *
+ * Blocks that would make an incomplete last wave share its keys among the
+ * multiprocessors (Plan): each writes its part of the results in float32, and a
+ * second kernel adds the parts, in a fixed order.
+ *
  * Bound by operations. Measured on an H200: 32,760 x 32,760, 40 heads: 22.0
  * TFLOP, 29.6 ms, 742 TFLOP/s (predicted: 600; published for FlashAttention-3:
- * 650). 4,680 x 18,720, 12 heads: 0.87 ms, 620 TFLOP/s: 444 blocks are 3.4
- * waves of 132, the last of them a third full.
+ * 650). 4,680 x 18,720, 12 heads, 444 blocks: 0.87 ms, 620 TFLOP/s, with a
+ * last wave of 48 blocks that are not split.
  */
 #include "attention.cuh"
 #include "hopper.cuh"
+#include "vector.cuh"
 
 enum {
     THREADS = 384,
@@ -32,6 +37,9 @@ enum {
     SCORES = KEYS / 2, /* registers of a thread */
     RESULTS = DIM / 2,
     WARPGROUP = 128,
+    MERGE = 256,   /* threads of the kernel that adds parts */
+    LEAST = 4,     /* tiles of keys in a part */
+    WAVES = 16,    /* from which on the last one is too little to split */
     TURN = 1,      /* named barrier of the first warpgroup that computes; */
     OWN = 3,       /* of the first, for it alone */
 };
@@ -50,10 +58,44 @@ typedef struct Maps {
     CvTensorMap q, k, v;
 } Maps;
 
+/* Which block does what: the first `whole` take a tile of queries each with all
+ * keys, `parts` at a time share one each of the others. */
+typedef struct Plan {
+    int query_tiles, key_tiles, whole, parts;
+    float *results; /* [blocks that share, QUERIES, DIM], not divided yet */
+    float2 *sums;   /* [blocks that share, QUERIES]: largest score and sum */
+} Plan;
+
+/* What a block has to do. */
+typedef struct Job {
+    int query, head;
+    int begin, end; /* tiles of keys */
+    int shared;     /* number among the blocks that share, or -1 */
+} Job;
+
 /* From 8 rows to the next 8, and from a half to the next. */
 enum { GROUP = 8 * HALF * 2, NEXT_HALF = KEYS * HALF * 2 };
 
 #if CV_HOPPER_CODE
+
+static __device__ __forceinline__ Job find_job(const Plan &plan)
+{
+    const int block = (int)blockIdx.x;
+    int tile = block;
+    Job job = { 0, 0, 0, plan.key_tiles, -1 };
+
+    if (block >= plan.whole) {
+        int part = (block - plan.whole) % plan.parts;
+
+        job.shared = block - plan.whole;
+        tile = plan.whole + job.shared / plan.parts;
+        job.begin = plan.key_tiles * part / plan.parts;
+        job.end = plan.key_tiles * (part + 1) / plan.parts;
+    }
+    job.query = tile % plan.query_tiles * QUERIES;
+    job.head = tile / plan.query_tiles;
+    return job;
+}
 
 /* Both halves of a tile of one head. */
 static __device__ __forceinline__ void load(cv_bf16 *tile, int half,
@@ -68,12 +110,14 @@ static __device__ __forceinline__ void load(cv_bf16 *tile, int half,
 /* Tiles of keys come from the last to the first: so only the first step, which
  * holds no results yet, has keys past the end. */
 static __device__ __forceinline__ void load_all(Tiles *t, const Maps *maps,
-                                                int tiles, int query, int head)
+                                                const Job &job)
 {
-    load(t->q[0], QUERIES * HALF, &maps->q, &t->q_full, head, query);
+    const int head = job.head, tiles = job.end - job.begin;
+
+    load(t->q[0], QUERIES * HALF, &maps->q, &t->q_full, head, job.query);
     for (int i = 0; i < tiles; i++) {
         int place = i % PLACES, parity = i / PLACES & 1;
-        int key = (tiles - 1 - i) * KEYS;
+        int key = (job.end - 1 - i) * KEYS;
 
         cv_mbarrier_wait(&t->k_empty[place], parity ^ 1);
         load(t->k[place][0], KEYS * HALF, &maps->k, &t->k_full[place], head,
@@ -214,13 +258,38 @@ static __device__ __forceinline__ void write(const float (&o)[RESULTS],
     }
 }
 
-static __device__ __forceinline__ void compute(Tiles *t, const CvAttend &a,
-                                               int tiles, int query, int group)
+/* The warp's 16 rows, for merge_kernel. */
+static __device__ __forceinline__ void write_part(const float (&o)[RESULTS],
+                                                  const float (&top)[2],
+                                                  const float (&sum)[2],
+                                                  const Plan &plan, int row)
 {
+    const int lane = (int)(threadIdx.x % CV_WARP);
+
+    row += lane / 4;
+#pragma unroll
+    for (int h = 0; h < 2; h++, row += 8) {
+        float *to = plan.results + (int64_t)row * DIM + lane % 4 * 2;
+        float all = cv_row_sum(sum[h]);
+
+        if (lane % 4 == 0)
+            plan.sums[row] = make_float2(top[h], all);
+#pragma unroll
+        for (int j = 0; j < DIM / 8; j++)
+            *(float2 *)(to + j * 8) = make_float2(o[4 * j + 2 * h],
+                                                  o[4 * j + 2 * h + 1]);
+    }
+}
+
+static __device__ __forceinline__ void compute(Tiles *t, const CvAttend &a,
+                                               const Plan &plan,
+                                               const Job &job, int group)
+{
+    const int tiles = job.end - job.begin;
     const int warp = (int)(threadIdx.x % WARPGROUP / CV_WARP);
     const cv_bf16 *q = t->q[0] + group * ROWS * HALF;
     const float factor = a.scale * 1.44269504088896340736f;
-    const int first = query + group * ROWS + warp * 16;
+    const int first = job.query + group * ROWS + warp * 16;
     const int64_t step = (int64_t)a.heads * DIM;
     float s[SCORES], o[RESULTS], top[2], sum[2], shrink[2];
     uint32_t p[SCORES / 2];
@@ -244,7 +313,7 @@ static __device__ __forceinline__ void compute(Tiles *t, const CvAttend &a,
     cv_wgmma_wait<0>();
     cv_wgmma_hold(s);
     done_with(&t->k_empty[0]);
-    finish_keys(s, a.m - (tiles - 1) * KEYS, a.last / a.scale);
+    finish_keys(s, a.m - (job.end - 1) * KEYS, a.last / a.scale);
     soften(s, top, sum, shrink, factor);
     pack(p, s);
     for (int i = 1; i < tiles; i++) {
@@ -287,22 +356,27 @@ static __device__ __forceinline__ void compute(Tiles *t, const CvAttend &a,
     gather(o, p, t->v[(tiles - 1) % PLACES][0]);
     cv_wgmma_wait<0>();
     cv_wgmma_hold(o);
+    if (job.shared >= 0) {
+        write_part(o, top, sum, plan,
+                   job.shared * QUERIES + group * ROWS + warp * 16);
+        return;
+    }
     /* No warp's products read the queries any more. */
     cv_named_wait(OWN + group, WARPGROUP);
     write(o, sum, t->q[0] + (group * ROWS + warp * 16) * HALF,
-          (cv_bf16 *)a.out + first * step + (int64_t)blockIdx.y * DIM, step,
+          (cv_bf16 *)a.out + first * step + (int64_t)job.head * DIM, step,
           a.n - first);
 }
 
 #endif /* CV_HOPPER_CODE */
 
 static __global__ void __launch_bounds__(THREADS, 1)
-attention_hopper_kernel(const __grid_constant__ Maps maps, CvAttend a)
+attention_hopper_kernel(const __grid_constant__ Maps maps, CvAttend a,
+                        Plan plan)
 {
 #if CV_HOPPER_CODE
     CV_DYNAMIC_SHARED(Tiles, t);
-    const int query = (int)blockIdx.x * QUERIES;
-    const int tiles = (a.m + KEYS - 1) / KEYS;
+    const Job job = find_job(plan);
     /* So that the compiler sees that it is the same for a warp. */
     const int role = __shfl_sync(0xffffffffu,
                                  (int)(threadIdx.x / WARPGROUP), 0);
@@ -324,15 +398,76 @@ attention_hopper_kernel(const __grid_constant__ Maps maps, CvAttend a)
     if (role == 0) {
         cv_registers_give<24>();
         if (threadIdx.x == 0)
-            load_all(t, &maps, tiles, query, (int)blockIdx.y);
+            load_all(t, &maps, job);
     } else {
         cv_registers_take<240>();
-        compute(t, a, tiles, query, role - 1);
+        compute(t, a, plan, job, role - 1);
     }
 #else
     (void)maps;
     (void)a;
+    (void)plan;
 #endif
+}
+
+/* A warp adds the parts of a row of queries. */
+static __global__ void __launch_bounds__(MERGE)
+merge_kernel(CvAttend a, Plan plan)
+{
+    const int rows = MERGE / CV_WARP, lane = (int)(threadIdx.x % CV_WARP);
+    const int at = (int)blockIdx.x * rows + (int)threadIdx.x / CV_WARP;
+    const int tile = plan.whole + at / QUERIES;
+    const int query = tile % plan.query_tiles * QUERIES + at % QUERIES;
+    const int first = at / QUERIES * plan.parts * QUERIES + at % QUERIES;
+    const float factor = a.scale * 1.44269504088896340736f;
+    float top = -INFINITY, sum = 0, o[4] = { 0 };
+    cv_bf16 *out;
+
+    if (query >= a.n)
+        return;
+    for (int i = 0; i < plan.parts; i++)
+        top = fmaxf(top, plan.sums[first + i * QUERIES].x);
+    for (int i = 0; i < plan.parts; i++) {
+        const int row = first + i * QUERIES;
+        const float2 part = plan.sums[row];
+        const float share = exp2f((part.x - top) * factor);
+        float v[4];
+
+        cv_load_n<4>(v, plan.results + (int64_t)row * DIM + lane * 4);
+        sum += share * part.y;
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            o[j] += share * v[j];
+    }
+#pragma unroll
+    for (int j = 0; j < 4; j++)
+        o[j] = __fdividef(o[j], sum);
+    out = (cv_bf16 *)a.out + ((int64_t)query * a.heads +
+                              tile / plan.query_tiles) * DIM;
+    cv_store_n<4>(out + lane * 4, o);
+}
+
+/* Split the tiles of the last wave, where there are waves few enough for it to
+ * matter and keys enough for each part. */
+static Plan make_plan(const CvCuda *cuda, const CvAttend *a)
+{
+    const int queries = (int)cv_blocks(a->n, QUERIES);
+    const int keys = (int)cv_blocks(a->m, KEYS), most = keys / LEAST;
+    const int tiles = queries * a->heads, rest = tiles % cuda->processors;
+    Plan plan = { queries, keys, tiles, 1, NULL, NULL };
+    int parts = rest ? cuda->processors / rest : 1;
+
+    parts = parts < most ? parts : most;
+    if (parts < 2 || tiles / cuda->processors > WAVES ||
+        (size_t)(rest * parts) * QUERIES * (DIM + 2) * sizeof(float) >
+        CV_CUDA_SCRATCH)
+        return plan;
+    plan.whole = tiles - rest;
+    plan.parts = parts;
+    plan.results = (float *)cuda->scratch;
+    plan.sums = (float2 *)(plan.results + (size_t)(rest * parts) * QUERIES *
+                           DIM);
+    return plan;
 }
 
 int cv_cuda_attention_hopper(CvCuda *cuda, const CvAttend *a)
@@ -341,7 +476,8 @@ int cv_cuda_attention_hopper(CvCuda *cuda, const CvAttend *a)
     const int64_t dim_k[3] = { DIM, a->heads, a->m };
     const int64_t step[2] = { DIM, (int64_t)a->heads * DIM };
     const int box_q[3] = { HALF, 1, QUERIES }, box_k[3] = { HALF, 1, KEYS };
-    dim3 grid(cv_blocks(a->n, QUERIES), (unsigned)a->heads);
+    const Plan plan = make_plan(cuda, a);
+    const int rest = plan.query_tiles * a->heads - plan.whole;
     Maps maps;
     int err = cv_tensor_map(cuda, &maps.q, a->q, dim_q, step, box_q);
 
@@ -349,8 +485,12 @@ int cv_cuda_attention_hopper(CvCuda *cuda, const CvAttend *a)
         err = cv_tensor_map(cuda, &maps.k, a->k, dim_k, step, box_k);
     if (!err)
         err = cv_tensor_map(cuda, &maps.v, a->v, dim_k, step, box_k);
-    if (err)
+    if (!err)
+        err = CV_LAUNCH(cuda, cuda->stream, attention_hopper_kernel,
+                        plan.whole + rest * plan.parts, THREADS,
+                        sizeof(Tiles), maps, *a, plan);
+    if (err || !rest)
         return err;
-    return CV_LAUNCH(cuda, cuda->stream, attention_hopper_kernel, grid,
-                     THREADS, sizeof(Tiles), maps, *a);
+    return CV_LAUNCH(cuda, cuda->stream, merge_kernel,
+                     rest * (QUERIES / (MERGE / CV_WARP)), MERGE, 0, *a, plan);
 }

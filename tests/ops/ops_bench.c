@@ -90,7 +90,7 @@ static void bench_linear(Bench *s, int64_t n, int64_t in, int64_t out,
     CvTensor *y = TENSOR(s, gate ? CV_F32 : type, n, out);
     CvLinear a = { .out = y, .x = TENSOR(s, type, n, in),
                    .weight = TENSOR(s, s->b->weight, out, in),
-                   .bias = TENSOR(s, CV_F32, out), .epilogue = kind,
+                   .bias = TENSOR(s, y->type, out), .epilogue = kind,
                    .other = gate ? y : NULL,
                    .mod = gate ? TENSOR(s, CV_F32, 1, 6, out) : NULL };
     char text[64];

@@ -194,6 +194,9 @@ void test_attention(Env *e)
                        PICK(e, 1, 7, 63, 64, 65, 128, 200, 515),
                        PICK(e, 1, 2, 3), i % 3 ? 128 : 64, i % 6 == 3,
                        PICK(e, 1, 1, 500), i % 4 ? 1 : 8);
+    /* Few queries and many keys, which blocks share among them. */
+    attention_case(e, 130, 1500, 3, 128, 0, 500, 1);
+    attention_case(e, 60, 2900, 1, 128, 0, 1, 8);
     attention_case(e, 70, 140, 1, 384, 0, 1, 1);
     attention_case(e, 64, 64, 2, 384, 0, 3, 8);
     e->aligned = 0;

@@ -145,6 +145,12 @@ static int is_plain_t5(CvWeights *w)
 int cv_kind_check(CvWeights *w, CvKind expected, CvLog *log)
 {
     if (w->kind == expected) {
+        if (cv_weights_find(w, "blocks.0.self_attn.attn_op.local_attn.proj_l"
+                               ".weight"))
+            return cv_fail(log, ENOSYS, "'%s' holds a Wan transformer with "
+                           "sparse linear attention (TurboDiffusion), which "
+                           "is not supported; use one with full attention",
+                           w->path);
         if (w->kind == CV_KIND_TEXT_ENCODER && is_plain_t5(w))
             return cv_fail(log, ENOSYS, "'%s' holds a T5 text encoder of "
                            "another family (only its first layer has a table "

@@ -230,6 +230,8 @@ static void test_kinds(void)
           "encoder.block.0.layer.0.SelfAttention.relative_attention_bias."
           "weight", CV_KIND_TEXT_ENCODER, ENOSYS,
           "a T5 text encoder of another family|umt5-xxl" },
+        { "net." DIT "net.blocks.0.self_attn.attn_op.local_attn.proj_l.weight",
+          CV_KIND_TRANSFORMER, ENOSYS, "sparse linear attention" },
         { "vace_patch_embedding.weight vace_blocks.0.before_proj.weight",
           CV_KIND_TRANSFORMER, EILSEQ, "additions of a VACE model; expected" },
         { "visual.patch_embedding.weight textual.x", CV_KIND_TRANSFORMER,

@@ -72,7 +72,9 @@ static int init(const char *root, const char *file, const char *config,
 #define CAUSVID_14B  "causal flowmatch_causvid 9 8 1 / CausVid"
 #define WAN          "bidirectional unipc 50 8 6 / Wan"
 #define WAN_14B      "bidirectional unipc 50 5 5 / Wan"
-#define DISTILL      "bidirectional euler 4 5 1 / LightX2V step distillation"
+#define DISTILL \
+    "bidirectional causvid 4 5 1 warped / LightX2V step distillation"
+#define RCM          "bidirectional causvid 4 1 1 / rCM"
 #define TWO_WAY      "bidirectional causvid 3 8 1 / CausVid, bidirectional"
 #define TWO_WAY_14B \
     "bidirectional flowmatch_causvid 6 8 1 / CausVid, bidirectional"
@@ -128,6 +130,9 @@ static const struct {
       "'stepdistill'" },
     { "m/wan2.1_t2v_14B_step_distill.safetensors", 5120, DISTILL,
       "'step_distill'" },
+    { "m/TurboWan2.1-T2V-1.3B-480P.pth", 1536, RCM, "'turbowan'" },
+    { "rCM-Wan/14b/" OFFICIAL, 5120, WAN_14B, "release's folder" },
+    { "rCM-Wan/checkpoints/model.pth", 5120, RCM, "'rCM-Wan' says 'rcm'" },
 };
 
 static const char *text_of_recipe(void)
@@ -143,9 +148,14 @@ static const char *text_of_recipe(void)
 
 static void test_names(void)
 {
+    const char *root = temp_folder();
+
     for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
-        const char *root = temp_folder();
-        int err = init(root, names[i].file, NULL, names[i].dim, 0);
+        char file[256];
+        int err;
+
+        snprintf(file, sizeof(file), "%zu/%s", i, names[i].file);
+        err = init(root, file, NULL, names[i].dim, 0);
 
         if (!ok(!err && !strcmp(text_of_recipe(), names[i].expected) &&
                 strstr(recipe.why, names[i].why) && n_infos == 1 &&

@@ -96,7 +96,7 @@ static int pop_mark(Machine *m, CvPickleValue ***items, size_t *n)
     *n = above_mark(m);
     m->n_stack -= *n;
     m->n_marks--;
-    *items = m->stack + m->n_stack;
+    *items = m->stack ? m->stack + m->n_stack : NULL;
     return 0;
 }
 

@@ -460,6 +460,7 @@ def torch_files():
     program("middle", b"NN")
     program("empty-pickle", b"", True)
     program("no-mark", b"t")
+    program("only-mark", b"(u")
     program("below-mark", b"N(\x85")
     program("empty-stack", b"R")
     program("marks", b"(" * 100)
@@ -507,7 +508,22 @@ def torch_files():
     program("nul", dictionary(("a\0b", tensor())))
     program("long-name", dictionary(("a" * 600, tensor())))
     program("control-name", dictionary(("a\nb", tensor())))
+    # the fuzzer puts these into archives
     save("torch", "pickle", sound)
+    save("torch", "pickle-view", pickled(dictionary(
+        ("w", tensor(stride=(1, 2))), ("x", tensor((2, 1, 1, 1, 2),
+                                                   (1, 9, 9, 9, 2))))))
+    save("torch", "pickle-types", pickled(dictionary(
+        ("w", called("torch._utils", "_rebuild_tensor_v3", b"(" + storage(
+            8, "UntypedStorage", "0", "storage", "torch.storage") +
+            number(1) + numbers((4,)) + numbers((2,)) + b"\x89N" +
+            b"ctorch\nfloat8_e4m3fn\nt")),
+        ("v", called("torch._utils", "_rebuild_parameter",
+                     tensor() + b"\x88)\x87")),
+        ("h", tensor(where=storage(8, "HalfStorage"))),
+        ("a", b"](K\1G" + bytes(8) + b"M\1\2\x8a\2\1\xffNe"),
+        ("b", b"}q\1(" + text("c") + b"U\1dj\1\0\0\0\x85K\1\x86u"),
+        ("s", called("torch", "Size", numbers((1, 2)) + b"\x85")))))
 
 
 # ---- GGUF: tests/unit/test_gguf.c knows what is said

@@ -202,6 +202,7 @@ static const char *const hostile[][2] = {
     { "middle", "ends in the middle" },
     { "empty-pickle", "it is cut off (at byte 0)" },
     { "no-mark", "a mark is missing" },
+    { "only-mark", "its stack is empty" },
     { "below-mark", "its stack is empty" },
     { "empty-stack", "its stack is empty" },
     { "marks", "nested too deep" },
@@ -238,7 +239,7 @@ static const char *const hostile[][2] = {
     { "nul", "no string of at most 511 bytes" },
     { "long-name", "no string of at most 511 bytes" },
     { "control-name", "'a?b' holds control characters" },
-    { "pickle", "begins with the bytes 80 02" },
+    { "pickle", "begins with the bytes 80 02" }, /* no archive around it */
 };
 
 static void test_hostile(void)

@@ -339,6 +339,7 @@ static const CvOps cuda_ops = {
     .leave = cuda_leave,
     .linear = cv_cuda_linear,
     .attention = cv_cuda_attention,
+    .add_product = cv_cuda_add_product,
     .rms_norm = cv_cuda_rms_norm,
     .silu = cv_cuda_silu,
     .embed = cv_cuda_embed,

@@ -84,6 +84,9 @@ int cv_cuda_largest(CvCuda *cuda, const CvTensor *t, unsigned *bits);
 
 /* linear.c */
 int cv_cuda_linear(CvBackend *b, const CvLinear *a);
+int cv_cuda_add_product(CvBackend *b, const CvTensor *out,
+                        const CvTensor *left, const CvTensor *right,
+                        float scale);
 
 /* attention.cu, conv.cu */
 int cv_cuda_attention(CvBackend *b, const CvAttention *a);

@@ -155,6 +155,16 @@ int cv_attention(CvBackend *b, const CvAttention *a)
     RUN(attention)(b, a);
 }
 
+int cv_add_product(CvBackend *b, const CvTensor *out, const CvTensor *left,
+                   const CvTensor *right, float scale)
+{
+    CHECK(is(out, CV_F32, 2) && is(left, CV_F32, 2) && is(right, CV_F32, 2));
+    CHECK(left->dim[0] == out->dim[0] && right->dim[1] == out->dim[1]);
+    CHECK(left->dim[1] == right->dim[0]);
+    CHECK(out->data != left->data && out->data != right->data);
+    RUN(add_product)(b, out, left, right, scale);
+}
+
 int cv_rms_norm(CvBackend *b, const CvTensor *out, const CvTensor *x,
                 const CvTensor *weight, float eps)
 {

@@ -203,6 +203,11 @@ typedef struct CvOps {
     int (*linear)(CvBackend *b, const CvLinear *a);
     int (*attention)(CvBackend *b, const CvAttention *a);
 
+    /* out[n, d] = out + scale * left[n, k] * right[k, d], all float32: what a
+     * LoRA adds to a weight while it is loaded. checkpoints.md 3.3 */
+    int (*add_product)(CvBackend *b, const CvTensor *out, const CvTensor *left,
+                       const CvTensor *right, float scale);
+
     /* out[n, d] = x / sqrt(mean(x^2) + eps) * weight[d]; x: A or float32;
      * out: A; weight: float32. In place allowed. checkpoints.md 5, 7.1 */
     int (*rms_norm)(CvBackend *b, const CvTensor *out, const CvTensor *x,
@@ -356,6 +361,8 @@ int cv_enter(CvBackend *b);  /* b may be NULL here and below */
 void cv_leave(CvBackend *b);
 int cv_linear(CvBackend *b, const CvLinear *a);
 int cv_attention(CvBackend *b, const CvAttention *a);
+int cv_add_product(CvBackend *b, const CvTensor *out, const CvTensor *left,
+                   const CvTensor *right, float scale);
 int cv_rms_norm(CvBackend *b, const CvTensor *out, const CvTensor *x,
                 const CvTensor *weight, float eps);
 int cv_silu(CvBackend *b, const CvTensor *out, const CvTensor *x);

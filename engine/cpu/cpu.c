@@ -121,6 +121,7 @@ static const CvOps cpu_ops = {
     .leave = cpu_leave,
     .linear = cv_cpu_linear,
     .attention = cv_cpu_attention,
+    .add_product = cv_cpu_add_product,
     .rms_norm = cv_cpu_rms_norm,
     .silu = cv_cpu_silu,
     .embed = cv_cpu_embed,

@@ -93,6 +93,8 @@ int cv_cpu_random(CvBackend *b, const CvTensor *dst, uint64_t seed,
 
 /* linear.c, attention.c, conv.c */
 int cv_cpu_linear(CvBackend *b, const CvLinear *a);
+int cv_cpu_add_product(CvBackend *b, const CvTensor *out, const CvTensor *left,
+                       const CvTensor *right, float scale);
 int cv_cpu_attention(CvBackend *b, const CvAttention *a);
 int cv_cpu_conv3d(CvBackend *b, const CvConv3d *a);
 

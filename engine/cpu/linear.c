@@ -1,5 +1,5 @@
 /*
- * Linear layers with their epilogues.
+ * Linear layers with their epilogues, and products that are added to weights.
  *
  * SPDX-License-Identifier: BSD-2-Clause
  *
@@ -12,6 +12,8 @@
  * not know that core and takes its AVX2 kernels, in the same tiles 116. So
  * BLAS serves the machines that have no vector kernels here.
  */
+#include <string.h>
+
 #include "config.h"
 #include "cpu/cpu.h"
 
@@ -23,6 +25,7 @@ enum {
     TILE_ROWS = 512, /* tokens of a tile at most */
     TILE_K = 256,    /* length of the sums that are made at once */
     BLAS_COLS = 64,  /* columns of a tile that BLAS makes */
+    ADD_ROWS = 64,   /* of a tile that add_product makes */
 };
 
 _Static_assert(TILE_ROWS * 4 * CV_MAX_PANEL + TILE_K * CV_MAX_PANEL +
@@ -154,5 +157,65 @@ int cv_cpu_linear(CvBackend *b, const CvLinear *a)
         l.group_step = a->mod->dim[1] * l.out;
     }
     cv_cpu_run(cpu, l.row_tiles * l.col_tiles, 1, linear_job, &l);
+    return 0;
+}
+
+/* ---- add_product ---- */
+
+typedef struct AddProduct {
+    const CvCpu *cpu;
+    int64_t n, k, d; /* left [n, k], right [k, d] */
+    const float *left, *right;
+    float scale;
+    float *out;
+} AddProduct;
+
+/* Items are tiles of rows. The left side is scaled on its way to scratch; the
+ * sums of a tile are added last (kernels.h), so there is one rounding of what
+ * is added to. */
+static void add_product_job(void *arg, int64_t first, int64_t last, int worker)
+{
+    const AddProduct *a = arg;
+    const CvKernels *kernels = a->cpu->kernels;
+    float *left = cv_cpu_scratch(a->cpu, worker);
+    float *right = left + ADD_ROWS * TILE_K;
+    const float *rows = left;
+
+    for (int64_t k = 0; k < a->k; k += TILE_K) {
+        int64_t row = first * ADD_ROWS, length = cv_min(TILE_K, a->k - k);
+        int64_t end = cv_min(last * ADD_ROWS, a->n);
+
+        for (; row < end; row += ADD_ROWS) {
+            CvGemm g = { .m = cv_min(ADD_ROWS, end - row), .k = length,
+                         .n_parts = 1, .a = &rows, .a_row = length, .a_k = 1,
+                         .b = right, .b_row = kernels->panel,
+                         .c_row = a->d, .add = 1 };
+
+            for (int64_t i = 0; i < g.m; i++)
+                for (int64_t j = 0; j < length; j++)
+                    left[i * length + j] =
+                        a->scale * a->left[(row + i) * a->k + k + j];
+            for (int64_t col = 0; col < a->d; col += kernels->panel) {
+                g.n = cv_min(kernels->panel, a->d - col);
+                g.c = a->out + row * a->d + col;
+                memset(right, 0, (size_t)(length * kernels->panel) *
+                       sizeof(*right));
+                cv_cpu_copy_rows(right, kernels->panel,
+                                 a->right + k * a->d + col, a->d, length,
+                                 g.n);
+                kernels->gemm(&g);
+            }
+        }
+    }
+}
+
+int cv_cpu_add_product(CvBackend *b, const CvTensor *out, const CvTensor *left,
+                       const CvTensor *right, float scale)
+{
+    AddProduct a = { .cpu = cv_cpu(b), .n = left->dim[0], .k = left->dim[1],
+                     .d = right->dim[1], .left = left->data,
+                     .right = right->data, .scale = scale, .out = out->data };
+
+    cv_cpu_run(a.cpu, (a.n + ADD_ROWS - 1) / ADD_ROWS, 1, add_product_job, &a);
     return 0;
 }

@@ -1,5 +1,5 @@
 /*
- * Tests of linear and attention.
+ * Tests of linear, attention and add_product.
  *
  * SPDX-License-Identifier: BSD-2-Clause
  */
@@ -200,4 +200,49 @@ void test_attention(Env *e)
     attention_case(e, 70, 140, 1, 384, 0, 1, 1);
     attention_case(e, 64, 64, 2, 384, 0, 3, 8);
     e->aligned = 0;
+}
+
+static void add_product_case(Env *e, int64_t n, int64_t k, int64_t d,
+                             double scale)
+{
+    Buffer *left = INPUT(e, CV_F32, 1, n, k);
+    Buffer *right = INPUT(e, CV_F32, 1, k, d);
+    Buffer *out = writable(INPUT(e, CV_F32, 1, n, d));
+    double *expected = make_doubles(e, n * d);
+    double tolerance = e->tolerance, terms = 0, norm = 0;
+
+    for (int64_t i = 0; i < n; i++) {
+        for (int64_t j = 0; j < d; j++) {
+            double old = out->host[i * d + j], sum = 0;
+
+            terms += old * old;
+            for (int64_t l = 0; l < k; l++) {
+                double term = (double)left->host[i * k + l] *
+                              right->host[l * d + j];
+
+                sum += term;
+                terms += scale * term * scale * term;
+            }
+            expected[i * d + j] = old + (float)scale * sum;
+            norm += expected[i * d + j] * expected[i * d + j];
+        }
+    }
+    e->tolerance *= fmax(1, sqrt(terms / (norm + 1e-30)));
+    called(e, cv_add_product(e->b, &out->t, &left->t, &right->t,
+                             (float)scale), "add_product");
+    compare(e, out, expected, "add_product %lld x %lld x %lld times %g",
+            (long long)n, (long long)k, (long long)d, scale);
+    e->tolerance = tolerance;
+    end_case(e);
+}
+
+void test_add_product(Env *e)
+{
+    for (int i = 0; i < 40; i++)
+        add_product_case(e, PICK(e, 1, 2, 7, 33, 63, 64, 65, 130),
+                         PICK(e, 1, 2, 3, 4, 16, 31, 64),
+                         PICK(e, 1, 3, 8, 15, 16, 17, 32, 33, 96, 129),
+                         i % 3 ? random_real(e) : 1);
+    add_product_case(e, 70, 300, 40, -0.7); /* a rank of several tiles */
+    add_product_case(e, 9, 5, 20, 0);
 }

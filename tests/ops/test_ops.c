@@ -31,6 +31,7 @@ const OpTest op_tests[] = {
     { "memory", test_used_memory },
     { "linear", test_linear },
     { "attention", test_attention },
+    { "add_product", test_add_product },
     { "rms_norm", test_rms_norm },
     { "norm_modulate", test_norm_modulate },
     { "layer_norm", test_layer_norm },

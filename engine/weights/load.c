@@ -147,13 +147,12 @@ static void copy_kernel(uint8_t *dst, uint8_t *row, const CvEntry *e,
     size_t size = cv_type_bytes(e->tensor.type);
     size_t n = (size_t)cv_row_elements(t), channels = (size_t)t->dim[4];
     size_t taps = n / channels;
-    const uint8_t *src = (const uint8_t *)e->tensor.data +
-                         (size_t)first * n * size;
+    const uint8_t *src = row;
 
-    if (e->view) {
+    if (e->view)
         cv_entry_copy(row, e, first * (int64_t)n, (int64_t)n);
-        src = row;
-    }
+    else
+        src = (const uint8_t *)e->tensor.data + (size_t)first * n * size;
     for (size_t k = 0; k < taps; k++)
         for (size_t c = 0; c < channels; c++)
             memcpy(dst + (k * channels + c) * size,

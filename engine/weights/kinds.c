@@ -18,6 +18,8 @@ static const struct {
       CV_KIND_TRANSFORMER, "official" },
     { { "condition_embedder.time_proj.weight", "blocks.0.attn1.to_q.weight" },
       CV_KIND_TRANSFORMER, "diffusers" },
+    { { "condition_embedder.time_proj.weight",
+        "blocks.0.attn1.to_qkv.weight" }, CV_KIND_TRANSFORMER, "diffusers" },
     { { "decoder.upsamples.0.residual.0.gamma", "decoder.head.0.gamma" },
       CV_KIND_VAE, "official" },
     { { "decoder.up_blocks.0.resnets.0.norm1.gamma",

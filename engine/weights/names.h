@@ -23,6 +23,10 @@ int cv_kind_check(CvWeights *weights, CvKind expected, CvLog *log);
 
 /* rules.c: from the layout's names to the official ones. */
 int cv_names_translate(CvWeights *weights, CvLog *log);
+/* One name of a transformer, from diffusers' or to it; 0 where there is none.
+ */
+int cv_names_from_diffusers(char to[CV_NAME_SIZE], const char *name);
+int cv_names_to_diffusers(char to[CV_NAME_SIZE], const char *name);
 
 /* names.c: replace the name of an entry; mark one, and remove all that are
  * marked. */

@@ -202,6 +202,22 @@ static int translate(char to[CV_NAME_SIZE], const Rule *rules,
     return 1;
 }
 
+int cv_names_from_diffusers(char to[CV_NAME_SIZE], const char *name)
+{
+    return translate(to, dit_rules, name, 0);
+}
+
+int cv_names_to_diffusers(char to[CV_NAME_SIZE], const char *name)
+{
+    for (const Rule *rule = dit_rules; rule->from; rule++) {
+        const Rule back[] = { { rule->to, rule->from }, RULES_END };
+
+        if (translate(to, back, name, 0))
+            return 1;
+    }
+    return 0;
+}
+
 /* Members of an up block of a diffusers VAE: residual blocks and upsampler. */
 static int stage_members(CvWeights *w)
 {
@@ -213,12 +229,69 @@ static int stage_members(CvWeights *w)
     return n + 1;
 }
 
+/* Projections that diffusers' fuse_qkv_projections() has put together, one
+ * below the other (checkpoints.md 2.2), and the parts' names in order. */
+static const struct {
+    const char *from, *module, *parts;
+} fused[] = {
+    { "blocks.#.attn1.to_qkv.*", "attn1", "qkv" },
+    { "blocks.#.attn2.to_kv.*", "attn2", "kv" },
+};
+
+/* Replace an entry by entries of its rows, a share for each part. */
+static int split(CvWeights *w, int64_t index, int which, CvLog *log)
+{
+    const CvEntry e = w->entries[index];
+    const CvFile file = { .path = (char *)(uintptr_t)e.file };
+    int64_t n = (int64_t)strlen(fused[which].parts);
+    CvTensor share = e.tensor;
+    int err = 0;
+
+    /* whatever cannot be split stays, as a name that nobody asks for */
+    if (share.n_dims < 1 || share.dim[0] < n || share.dim[0] % n ||
+        (!e.tensor.data && !w->random))
+        return 0;
+    share.dim[0] /= n;
+    if (cv_tensor_bytes(&share) < 0) /* half blocks */
+        return 0;
+    for (int64_t i = 0; i < n && !err; i++) {
+        char to[64], name[CV_NAME_SIZE];
+        const Rule rule[] = { { fused[which].from, to }, RULES_END };
+
+        snprintf(to, sizeof(to), "blocks.#.%s.to_%c.*", fused[which].module,
+                 fused[which].parts[i]);
+        if (!translate(name, rule, e.name, 0))
+            return 0;
+        if (e.tensor.data)
+            share.data = (uint8_t *)e.tensor.data +
+                         i * cv_tensor_bytes(&share);
+        err = cv_weights_add(w, &file, name, &share, log);
+    }
+    cv_entry_drop(&w->entries[index]);
+    return err;
+}
+
+static int split_all(CvWeights *w, CvLog *log)
+{
+    int64_t n = w->n_entries;
+    int err = 0;
+    Match m;
+
+    for (int64_t i = 0; i < n && !err; i++)
+        for (int k = 0; k < 2 && !err; k++)
+            if (match(&m, fused[k].from, w->entries[i].name))
+                err = split(w, i, k, log);
+    return err;
+}
+
 int cv_names_translate(CvWeights *w, CvLog *log)
 {
     const Rule *text = strcmp(w->layout, "llama.cpp") ? t5_rules : llama_rules;
     int stage = w->kind == CV_KIND_VAE ? stage_members(w) : 0, err;
     int shared = !!cv_weights_find(w, "shared.weight");
 
+    if (w->kind == CV_KIND_TRANSFORMER && (err = split_all(w, log)) < 0)
+        return err;
     for (int64_t i = 0; i < w->n_entries; i++) {
         CvEntry *e = &w->entries[i];
         char name[CV_NAME_SIZE], coder[CV_NAME_SIZE];

@@ -473,6 +473,48 @@ static void test_llama(void)
     same(run_with(AT("k"), NULL, NULL, NULL), "a text encoder of llama.cpp");
 }
 
+/* q, k and v one below the other, as diffusers fuses them. */
+static void test_fused(void)
+{
+    static const char *const ends[] = { "weight", "bias" };
+    static uint8_t data[4][3 * 128 * 128 * 4];
+    int n = 0, kept = 0;
+
+    add_network(DIT, DIFFUSERS, "");
+    for (int i = 0; i < n_items; i++) /* what is fused goes */
+        if (!strstr(items[i].name, ".attn1.to_q.") &&
+            !strstr(items[i].name, ".to_k.") &&
+            !strstr(items[i].name, ".to_v."))
+            items[kept++] = items[i];
+    ok(kept == n_items - 10, "one block has ten tensors that are fused");
+    n_items = kept;
+    for (int cross = 0; cross < 2; cross++) {
+        for (int end = 0; end < 2; end++, n++) {
+            CvTensor all = { 0 };
+            size_t used = 0;
+            char name[64];
+
+            for (const char *part = cross ? "kv" : "qkv"; *part; part++) {
+                const CvTensor *t = &cv_weights_find(weights[DIT],
+                    "blocks.0.%s_attn.%c.%s", cross ? "cross" : "self", *part,
+                    ends[end])->tensor;
+                int64_t rows = all.dim[0] + t->dim[0];
+
+                memcpy(data[n] + used, t->data, (size_t)cv_tensor_bytes(t));
+                used += (size_t)cv_tensor_bytes(t);
+                all = *t;
+                all.dim[0] = rows;
+            }
+            all.data = data[n];
+            snprintf(name, sizeof(name), "blocks.0.attn%d.to_%s.%s", 1 + cross,
+                     cross ? "kv" : "qkv", ends[end]);
+            add(name, all);
+        }
+    }
+    save(AT("d/transformer/diffusion_pytorch_model.safetensors"));
+    same(run_with(AT("d"), NULL, NULL, NULL), "fused projections");
+}
+
 /* A file of another part where an option names it. */
 static void test_swapped(void)
 {
@@ -501,6 +543,7 @@ int main(void)
     test_training();
     test_combined();
     test_llama();
+    test_fused();
     test_swapped();
     for (int i = 0; i < N_NETWORKS; i++)
         cv_weights_close(&weights[i]);

@@ -510,9 +510,11 @@ def torch_files():
     program("control-name", dictionary(("a\nb", tensor())))
     # the fuzzer puts these into archives
     save("torch", "pickle", sound)
-    save("torch", "pickle-view", pickled(dictionary(
-        ("w", tensor(stride=(1, 2))), ("x", tensor((2, 1, 1, 1, 2),
-                                                   (1, 9, 9, 9, 2))))))
+    for pad in range(4): # the length chooses how it is loaded
+        save("torch", f"pickle-view-{pad}", pickled(dictionary(
+            ("w", tensor(stride=(1, 2))),
+            ("x", tensor((2, 1, 1, 1, 2), (1, 9, 9, 9, 2))),
+            ("p" * pad, b"N"))))
     save("torch", "pickle-types", pickled(dictionary(
         ("w", called("torch._utils", "_rebuild_tensor_v3", b"(" + storage(
             8, "UntypedStorage", "0", "storage", "torch.storage") +

@@ -34,6 +34,21 @@ static int file_holds(const char *path, CvKind kind)
     return holds;
 }
 
+/* Before parts are looked for around a file: is it a transformer at all? What
+ * cannot be opened is told when the network is. */
+static int check_transformer(const CvModelFiles *f, CvLog *log)
+{
+    CvWeights *w;
+    int err;
+
+    if (f->transformer_config[0] ||
+        cv_weights_open(&w, f->transformer, NULL) < 0)
+        return 0;
+    err = cv_weights_canonical(w, CV_KIND_TRANSFORMER, log);
+    cv_weights_close(&w);
+    return err;
+}
+
 /* The part was nowhere: say so. */
 static int not_found(const CvPart *part, const char *base, CvLog *log)
 {
@@ -271,6 +286,8 @@ int cv_files_find(CvModelFiles *f, const CausvidSettings *s, CvLog *log)
         err = cv_fail(log, EINVAL, "the path of the model is longer than %d "
                       "bytes; use a shorter one", CV_PATH_SIZE - 4);
     }
+    if (!err)
+        err = check_transformer(f, log);
     if (!err)
         err = find_part(&cv_part_text_encoder, s->text_encoder,
                         CV_KIND_TEXT_ENCODER, f, f->text_encoder,

@@ -528,6 +528,10 @@ static void test_swapped(void)
                      NULL, NULL, NULL), EILSEQ,
             "holds a LoRA; expected a Wan transformer|option lora",
             "a LoRA as the model");
+    save_network(AT("lone/any.safetensors"), VAE, DIFFUSERS, "");
+    refused(run_with(AT("lone/any.safetensors"), NULL, NULL, NULL), EILSEQ,
+            "lone/any.safetensors' holds a Wan VAE; expected a Wan transf",
+            "a VAE as the model, and no parts around");
     refused(run_with(AT("all/none.safetensors"), NULL, NULL, NULL), ENOENT,
             "does not exist", "a file that is not there");
 }

@@ -284,14 +284,33 @@ static const char *base_name(const char *path)
     return slash && slash[1] ? slash + 1 : path;
 }
 
+/* A model is called as its folder is, unless its file has a name of its own. */
+static void set_name(CvRecipe *r, const CvModelFiles *files)
+{
+    static const char *const usual[] = {
+        "diffusion_pytorch_model", "model.", "causal_model.",
+    };
+    const char *name = base_name(files->transformer);
+    const char *dot = strrchr(name, '.');
+    int n = dot && dot > name ? (int)(dot - name) : (int)strlen(name);
+
+    for (size_t i = 0; i < sizeof(usual) / sizeof(*usual) && n; i++)
+        if (!strncmp(name, usual[i], strlen(usual[i])))
+            n = 0;
+    if (!n || cv_random_is(files->transformer)) {
+        name = base_name(files->root);
+        n = (int)strlen(name);
+    }
+    snprintf(r->name, sizeof(r->name), "%.*s", n, name);
+}
+
 int cv_recipe_init(CvRecipe *recipe, const CvModelFiles *files,
                    const CvDitSize *size, enum CausvidVariant variant,
                    CvLog *log)
 {
     memset(recipe, 0, sizeof(*recipe));
     wan_base(recipe);
-    snprintf(recipe->name, sizeof(recipe->name), "%.63s",
-             base_name(files->root));
+    set_name(recipe, files);
     if (files->recipe[0]) {
         int err = read_recipe(recipe, files->recipe, size, log);
 

@@ -244,6 +244,26 @@ static void test_wan22(void)
            lines_error(&lines, "two experts (A14B)|Wan 2.1"), "%s", files[i]);
 }
 
+/* What a model is called in log lines. */
+static void test_called(void)
+{
+    static const struct { const char *file, *name; } files[] = {
+        { "a/Wan2.1-T2V-1.3B/" OFFICIAL, "Wan2.1-T2V-1.3B" },
+        { "causvid/model.pt", "causvid" },
+        { "causvid_models/causal_model.safetensors", "causvid_models" },
+        { "diffusion_models/wan2.1_t2v_1.3B_fp16.safetensors",
+          "wan2.1_t2v_1.3B_fp16" },
+        { "c/self_forcing_dmd.pt", "self_forcing_dmd" },
+    };
+    const char *root = temp_folder();
+
+    for (size_t i = 0; i < sizeof(files) / sizeof(*files); i++) {
+        is_int(init(root, files[i].file, NULL, 1536, 0), 0);
+        is_str(recipe.name, files[i].name);
+    }
+    ok(lines_none(&lines), "without a line");
+}
+
 /* Where names are relative, the folders above count all the same. */
 static void test_here(void)
 {
@@ -322,6 +342,7 @@ int main(void)
     test_overridden();
     test_class();
     test_wan22();
+    test_called();
     test_here();
     test_kinds();
     return tap_done();

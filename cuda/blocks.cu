@@ -37,12 +37,14 @@ decode_blocks_kernel(Y *__restrict__ out, const uint8_t *__restrict__ src,
     if (at >= count) /* a multiple of 4 */
         return;
     const uint8_t *p = src + at / block * size;
-    const int first = (int)(at % block);
+    const int k = (int)(at % CV_BLOCK_GROUP);
+    const int first = (int)(at % block) - k; /* of the group */
     const CvBlockScale s = cv_block_scale(type, p, first);
 
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        v[i] = s.scale * (float)cv_block_level(type, p, first + i) - s.offset;
+        v[i] = s.scale * (float)cv_block_level(type, p, first, k + i) -
+               s.offset;
         found |= (__float_as_uint(rounded(v[i], out)) & 0x7f800000u) ==
                  0x7f800000u;
     }

@@ -66,7 +66,7 @@ CV_BLOCK_INLINE int cv_block_six(const uint8_t *p, int k, int offset)
     return low | p[k - 4 + 4 * offset] >> 6 << 4;
 }
 
-/* Scale and offset of number i and its group, of the block at p. */
+/* Scale and offset of the group that begins with number i of the block at p. */
 CV_BLOCK_INLINE CvBlockScale cv_block_scale(CvType type, const uint8_t *p,
                                             int i)
 {
@@ -104,25 +104,26 @@ CV_BLOCK_INLINE CvBlockScale cv_block_scale(CvType type, const uint8_t *p,
     return s;
 }
 
-/* Level of number i. Of 256, those of 128 in a row share bytes: bits 2j and
- * 2j + 1 of byte l are of number 32 j + l. */
-CV_BLOCK_INLINE int cv_block_level(CvType type, const uint8_t *p, int i)
+/* Level of number k of the group that begins with number i. Of 256, those of
+ * 128 in a row share bytes: bits 2j and 2j + 1 of byte l are of number
+ * 32 j + l. */
+CV_BLOCK_INLINE int cv_block_level(CvType type, const uint8_t *p, int i, int k)
 {
-    int n = i / 128, j = i % 128 / 32, l = i % 32;
+    int n = i / 128, j = i % 128 / 32, l = i % 32 + k;
 
     switch (type) {
     case CV_Q4_0:
-        return (p[2 + i % 16] >> i / 16 * 4 & 15) - 8;
+        return (p[2 + k] >> i / 16 * 4 & 15) - 8;
     case CV_Q4_1:
-        return p[4 + i % 16] >> i / 16 * 4 & 15;
+        return p[4 + k] >> i / 16 * 4 & 15;
     case CV_Q5_0:
-        return ((p[6 + i % 16] >> i / 16 * 4 & 15) |
-                (p[2 + i / 8] >> i % 8 & 1) << 4) - 16;
+        return ((p[6 + k] >> i / 16 * 4 & 15) |
+                (p[2 + i / 8 + k / 8] >> k % 8 & 1) << 4) - 16;
     case CV_Q5_1:
-        return (p[8 + i % 16] >> i / 16 * 4 & 15) |
-               (p[4 + i / 8] >> i % 8 & 1) << 4;
+        return (p[8 + k] >> i / 16 * 4 & 15) |
+               (p[4 + i / 8 + k / 8] >> k % 8 & 1) << 4;
     case CV_Q8_0:
-        return (int8_t)p[2 + i];
+        return (int8_t)p[2 + i + k];
     case CV_Q2_K:
         return p[16 + 32 * n + l] >> 2 * j & 3;
     case CV_Q3_K:

@@ -18,9 +18,9 @@ static inline int decode(CvType type, float *dst, const uint8_t *src,
         for (int i = 0; i < n; i += CV_BLOCK_GROUP) {
             CvBlockScale s = cv_block_scale(type, src, i);
 
-            for (int k = i; k < i + CV_BLOCK_GROUP; k++)
-                dst[k] = s.scale * (float)cv_block_level(type, src, k) -
-                         s.offset;
+            for (int k = 0; k < CV_BLOCK_GROUP; k++)
+                dst[i + k] = s.scale *
+                             (float)cv_block_level(type, src, i, k) - s.offset;
             /* the levels are finite, and no product can pass float32 */
             bad |= s.scale - s.scale != 0 || s.offset - s.offset != 0;
         }

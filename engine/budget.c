@@ -36,7 +36,7 @@ static long long megabytes(int64_t bytes)
 /* needed: the least; resident: with the text encoder in it, 0 where that is out
  * of question. */
 static int refuse(const CvModel *model, const CvClip *clip, const CvMemory *m,
-                  int64_t resident, int64_t needed)
+                  int64_t resident, int64_t needed, char why[CV_WHY_SIZE])
 {
     char frames[32] = "an endless clip", with[64] = "", advice[64] = "";
 
@@ -48,11 +48,12 @@ static int refuse(const CvModel *model, const CvClip *clip, const CvMemory *m,
     if (most(m) == m->budget && needed - m->taken <= m->room)
         snprintf(advice, sizeof(advice), "vram=%lldM or more, ",
                  megabytes(needed));
-    return cv_fail(model->log, ENOMEM, "%s needs %lld MB of GPU memory for "
-                   "%dx%d, %s%s; %s %lld MB: give %sa smaller size or a "
-                   "shorter clip", model->recipe.name, megabytes(needed),
-                   clip->width, clip->height, frames, with,
-                   limit_text(m), (long long)(most(m) / 1000000), advice);
+    snprintf(why, CV_WHY_SIZE, "%s needs %lld MB of GPU memory for %dx%d, "
+             "%s%s; %s %lld MB: give %sa smaller size or a shorter clip",
+             model->recipe.name, megabytes(needed), clip->width, clip->height,
+             frames, with, limit_text(m), (long long)(most(m) / 1000000),
+             advice);
+    return CAUSVID_ERR(ENOMEM);
 }
 
 /* Bytes of all weights and the clip, as things are now. */
@@ -64,7 +65,8 @@ static int plan(int64_t *bytes, const CvModel *model, const CvClip *clip)
     return err;
 }
 
-int cv_budget_open(CvModel *model, const CausvidClip *first)
+int cv_budget_open(CvModel *model, const CausvidClip *first,
+                   char why[CV_WHY_SIZE])
 {
     int64_t resident, streamed;
     CausvidClip recipe;
@@ -88,7 +90,7 @@ int cv_budget_open(CvModel *model, const CausvidClip *first)
     /* Of a very small model a layer's scratch can be more than all of it. */
     if (streamed > most(&m))
         return refuse(model, &clip, &m, resident,
-                      streamed < resident ? streamed : resident);
+                      streamed < resident ? streamed : resident, why);
     cv_log(model->log, CAUSVID_LOG_INFO, "text encoder streamed: %lld MB in "
            "place of %lld MB, and it is read again for each prompt",
            megabytes(streamed), megabytes(resident));
@@ -98,6 +100,7 @@ int cv_budget_open(CvModel *model, const CausvidClip *first)
 int cv_budget_clip(const CvModel *model, const CvClip *clip,
                    const CvArena *arena)
 {
+    char why[CV_WHY_SIZE];
     int64_t needed;
     CvMemory m;
     int err = cv_memory(model->backend, &m);
@@ -111,8 +114,10 @@ int cv_budget_clip(const CvModel *model, const CvClip *clip,
     needed = m.taken + (int64_t)arena->peak;
     if (needed <= most(&m))
         return 0;
-    if (!cv_umt5_stream(model->umt5))
-        return refuse(model, clip, &m, 0, needed);
+    if (!cv_umt5_stream(model->umt5)) {
+        err = refuse(model, clip, &m, 0, needed, why);
+        return cv_fail(model->log, -err, "%s", why);
+    }
     cv_log(model->log, CAUSVID_LOG_INFO, "text encoder streamed from now on: "
            "with it this clip needs %lld MB, %s %lld MB", megabytes(needed),
            limit_text(&m), (long long)(most(&m) / 1000000));

@@ -11,11 +11,14 @@
 #ifndef CV_BUDGET_H
 #define CV_BUDGET_H
 
+#include "device.h"
 #include "generator.h"
 
 /* Decide for a model whose weights are not loaded yet. first: the clip to plan
- * for, NULL: the recipe's. ENOMEM, or what cv_clip_init() says of it. */
-int cv_budget_open(CvModel *model, const CausvidClip *first);
+ * for, NULL: the recipe's. ENOMEM: the reason is in `why`, not logged. Or what
+ * cv_clip_init() says of it. */
+int cv_budget_open(CvModel *model, const CausvidClip *first,
+                   char why[CV_WHY_SIZE]);
 
 /* Decide for a clip whose plan is in the arena: 0 when it can be taken, 1 when
  * the text encoder was made to be streamed and the plan must be made again, or

@@ -64,7 +64,7 @@ int causvid_open(CausvidContext **ctx, const CausvidSettings *settings)
     c->progress = settings->progress;
     c->cookie   = settings->cookie;
     if ((err = cv_model_open(&c->model, settings, NULL, &c->log)) < 0 ||
-        (err = cv_model_load(&c->model, settings->clip)) < 0) {
+        (err = cv_model_load(&c->model, settings, settings->clip)) < 0) {
         causvid_close(&c);
         return err;
     }

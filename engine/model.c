@@ -201,18 +201,40 @@ fail:
     return err;
 }
 
-int cv_model_load(CvModel *model, const CausvidClip *first)
+static int load(CvModel *model, const CausvidClip *first,
+                char why[CV_WHY_SIZE])
 {
     int err = cv_enter(model->backend);
 
     if (err < 0)
         return err;
-    if (!(err = cv_budget_open(model, first)) &&
+    if (!(err = cv_budget_open(model, first, why)) &&
         !(err = cv_umt5_load(model->umt5)) &&
         !(err = cv_dit_load(model->dit)))
         err = cv_vae_load(model->vae);
     cv_leave(model->backend);
     return err;
+}
+
+int cv_model_load(CvModel *model, const CausvidSettings *settings,
+                  const CausvidClip *first)
+{
+    CvLog *log = model->log;
+    char why[CV_WHY_SIZE] = "";
+    CausvidSettings cpu;
+    int err = load(model, first, why);
+
+    if (!*why)
+        return err;
+    if (!settings || settings->device != CAUSVID_DEVICE_AUTO ||
+        settings->vram_bytes)
+        return cv_fail(log, -err, "%s", why);
+    cv_log(log, CAUSVID_LOG_INFO, "device=auto takes the CPU: %s", why);
+    cpu = *settings;
+    cpu.device = CAUSVID_DEVICE_CPU;
+    cv_model_close(model);
+    err = cv_model_open(model, &cpu, NULL, log);
+    return err < 0 ? err : load(model, first, why);
 }
 
 void cv_model_close(CvModel *model)

@@ -31,8 +31,12 @@ int cv_model_open(CvModel *model, const CausvidSettings *settings,
                   CvBackend *backend, CvLog *log);
 
 /* Load the weights, unless they and the clip that comes first (NULL: the
- * recipe's) are too much for the memory. */
-int cv_model_load(CvModel *model, const CausvidClip *first);
+ * recipe's) are too much for the memory: ENOMEM, and when `settings` leave the
+ * device to us and limit no memory, the model is opened and loaded on the CPU
+ * instead, which one INFO line tells. settings: those of cv_model_open(), or
+ * NULL for this device only. */
+int cv_model_load(CvModel *model, const CausvidSettings *settings,
+                  const CausvidClip *first);
 void cv_model_close(CvModel *model);
 
 /* Bytes of all weights on the backend. */

@@ -244,7 +244,7 @@ static int run(CvBench *b, const CausvidSettings *settings,
     if (cv_model_open(&b->model, settings, NULL, &b->log) < 0)
         return 1;
     if (!cv_enter(b->model.backend)) {
-        int err = cv_model_load(&b->model, args);
+        int err = cv_model_load(&b->model, NULL, args);
 
         b->load = now() - began;
         if (!err && !measure(b, args, runs)) {

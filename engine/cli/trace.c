@@ -292,7 +292,7 @@ int cv_cli_trace(int argc, char **argv)
         goto end;
     entered = !cv_enter(t.model.backend);
     if (entered && prepare(&t, inputs, &args) == 0 &&
-        cv_model_load(&t.model, &args) == 0 && run_clip(&t) == 0 &&
+        cv_model_load(&t.model, NULL, &args) == 0 && run_clip(&t) == 0 &&
         cv_trace_write(&t.outputs, outputs, &t.log) == 0)
         status = 0;
     cv_trace_free(&t.outputs);

@@ -28,7 +28,13 @@ enum {
     CANARY = 0xa5,
     PROTECTED = 4 << 20, /* opening and closing more takes too long */
 };
-static const size_t device_bytes = (size_t)8 << 30;
+/* EMULATED_MEMORY=N: megabytes of the device. */
+static size_t device_bytes(void)
+{
+    const char *megabytes = getenv("EMULATED_MEMORY");
+
+    return megabytes ? (size_t)atoi(megabytes) * 1000000 : (size_t)8 << 30;
+}
 
 struct Allocation {
     size_t bytes, slack, pages; /* data, canaries after it, both and more */
@@ -153,7 +159,7 @@ cudaError_t cudaMalloc(void **data, size_t bytes)
     *data = NULL;
     if (!bytes)
         return cudaSuccess;
-    if (bytes > device_bytes - used)
+    if (used > device_bytes() || bytes > device_bytes() - used)
         return cudaErrorMemoryAllocation;
     a.bytes = bytes;
     a.slack = round_up(bytes, ALIGNMENT) - bytes;
@@ -460,7 +466,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int device)
         return cudaErrorInvalidDevice;
     memset(prop, 0, sizeof(*prop));
     strcpy(prop->name, "emulated");
-    prop->totalGlobalMem = device_bytes;
+    prop->totalGlobalMem = device_bytes();
     prop->sharedMemPerBlock = 48 << 10;
     prop->sharedMemPerBlockOptin = (is >= 90 ? 227 : 163) << 10;
     prop->sharedMemPerMultiprocessor = prop->sharedMemPerBlockOptin + 1024;
@@ -524,8 +530,8 @@ cudaError_t cudaMemGetInfo(size_t *available, size_t *total)
 {
     Locked locked;
 
-    *available = device_bytes - used;
-    *total = device_bytes;
+    *available = used < device_bytes() ? device_bytes() - used : 0;
+    *total = device_bytes();
     return cudaSuccess;
 }
 

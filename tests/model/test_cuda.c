@@ -288,7 +288,8 @@ static void test_refusals(void)
 /* ---- budgets ---- */
 
 /* The frames of a clip of random:tiny as one hash; 0 where it is refused. */
-static uint64_t run_within(int64_t vram, Lines *lines)
+static uint64_t run_tiny(enum CausvidDevice device, int64_t vram,
+                         Lines *lines)
 {
     static uint8_t rgb[3 * WIDTH * HEIGHT];
     char tokenizer[4200]; /* the tree may not be where it was built */
@@ -312,7 +313,7 @@ static uint64_t run_within(int64_t vram, Lines *lines)
     snprintf(tokenizer, sizeof(tokenizer), "%s/samples/shapes/tokenizer", src);
     s.model      = "random:tiny";
     s.tokenizer  = tokenizer;
-    s.device     = CAUSVID_DEVICE_CUDA;
+    s.device     = device;
     s.vram_bytes = vram;
     s.clip       = &clip;
     s.log        = write_log;
@@ -325,6 +326,11 @@ static uint64_t run_within(int64_t vram, Lines *lines)
             hash = (hash ^ rgb[i]) * 0x100000001b3;
     causvid_close(&cv);
     return err == CAUSVID_EOF ? hash : 0;
+}
+
+static uint64_t run_within(int64_t vram, Lines *lines)
+{
+    return run_tiny(CAUSVID_DEVICE_CUDA, vram, lines);
 }
 
 /* What a refusal advises is enough, and no megabyte less. */
@@ -354,6 +360,25 @@ static void test_budgets(void)
        strstr(lines.error, "random:tiny needs"), "%d MB are not", needed - 1);
 }
 
+/* What is free is too little: device=auto takes the CPU and says why, and
+ * device=cuda and a given budget do not. */
+static void test_small_device(void)
+{
+    Lines lines;
+
+    setenv("EMULATED_MEMORY", "150", 1);
+    ok(run_tiny(CAUSVID_DEVICE_AUTO, 0, &lines) && !lines.n_errors &&
+       strstr(lines.info, "device=auto takes the CPU: random:tiny needs"),
+       "device=auto: %s", lines.info);
+    ok(!run_tiny(CAUSVID_DEVICE_CUDA, 0, &lines) && lines.n_errors == 1 &&
+       strstr(lines.error, "; there are "), "device=cuda: %s",
+       lines.error);
+    unsetenv("EMULATED_MEMORY");
+    ok(!run_tiny(CAUSVID_DEVICE_AUTO, 150000000, &lines) &&
+       lines.n_errors == 1 && strstr(lines.error, "vram= allows 150 MB"),
+       "device=auto with a budget: %s", lines.error);
+}
+
 int main(int argc, char **argv)
 {
     int gpu = argc > 1 && !strcmp(argv[1], "--gpu");
@@ -381,5 +406,6 @@ int main(int argc, char **argv)
     test_frames(0);
     test_refusals();
     test_budgets();
+    test_small_device();
     return tap_done();
 }

@@ -125,7 +125,7 @@ static int open_run(Run *r, const char *model, int64_t budget, int64_t size,
     b->ops = &ops;
     if (cv_model_open(&r->model, &settings, b, &r->log) < 0)
         tap_bail("%s", r->error);
-    return cv_model_load(&r->model, first);
+    return cv_model_load(&r->model, NULL, first);
 }
 
 static void close_run(Run *r)

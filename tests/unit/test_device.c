@@ -321,7 +321,7 @@ static void test_reuse(CvLog *log)
     ops.to_channels_last = note_decode;
     b->ops = &ops;
     if (cv_model_open(&model, &settings, b, log) < 0 ||
-        cv_model_load(&model, &args) < 0 ||
+        cv_model_load(&model, NULL, &args) < 0 ||
         cv_pipeline_start(&pipeline, &model, &arena, &args, NULL, NULL) < 0)
         tap_bail("the fixture model does not run");
     while (!cv_pipeline_read(pipeline, &pic))

@@ -156,7 +156,8 @@ typedef struct CausvidSettings {
     const char *vae;          /**< folder or file; NULL: found beside model */
     const char *tokenizer;    /**< spiece.model or its folder; NULL: found */
     const char *lora;         /**< `path[=strength]`, `|` between several;
-                                   ENOSYS until LoRA is supported */
+                                   merged into the transformer. EILSEQ: of
+                                   another model, or no LoRA */
     enum CausvidVariant variant;
     enum CausvidPrecision precision;
     enum CausvidDevice device;

@@ -154,6 +154,15 @@ static int open_tokenizer(CvModel *model)
     return cv_tokenizer_open(&model->tokenizer, files->tokenizer, model->log);
 }
 
+static int merge_loras(CvModel *model, const char *list)
+{
+    int err = cv_dit_merge(model->dit, list);
+
+    return err < 0 ? err : cv_recipe_loras(&model->recipe, list,
+                                           cv_dit_size(model->dit),
+                                           model->log);
+}
+
 int cv_model_open(CvModel *model, const CausvidSettings *settings,
                   CvBackend *backend, CvLog *log)
 {
@@ -169,12 +178,6 @@ int cv_model_open(CvModel *model, const CausvidSettings *settings,
     /* Which words a prompt has does not matter there, only their number. */
     if (cv_random_is(wanted.model) && !wanted.tokenizer)
         wanted.tokenizer = default_model();
-    if (wanted.lora) {
-        err = cv_fail(log, ENOSYS, "lora='%s': LoRA files are not supported "
-                      "by this version; merge it into the transformer first",
-                      wanted.lora);
-        goto fail;
-    }
     if ((!backend && (err = open_backend(model, &wanted)) < 0) ||
         (err = cv_enter(model->backend)) < 0)
         goto fail;
@@ -190,6 +193,7 @@ int cv_model_open(CvModel *model, const CausvidSettings *settings,
                            files->vae_config, 0, log)) < 0 ||
         (err = cv_recipe_init(&model->recipe, files, cv_dit_size(model->dit),
                               wanted.variant, log)) < 0 ||
+        (wanted.lora && (err = merge_loras(model, wanted.lora)) < 0) ||
         (err = check_fit(model)) < 0)
         goto fail;
     cv_leave(model->backend);

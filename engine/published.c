@@ -18,6 +18,7 @@
 #include <string.h>
 
 #include "recipe.h"
+#include "weights/lora.h"
 
 typedef enum Family {
     NONE,
@@ -263,5 +264,67 @@ int cv_recipe_published(CvRecipe *r, const CvModelFiles *files,
     set_sampling(r, family, size);
     cv_log(log, CAUSVID_LOG_INFO, "recipe: %s (%s), since %s", r->family,
            cv_variant_name(r->variant), r->why);
+    return 0;
+}
+
+/* Files whose names say only what they are: the folder has the name. */
+static int is_plain_lora(const char *name)
+{
+    return !strncmp(name, "pytorch_lora_weights", 20) ||
+           !strncmp(name, "adapter_model", 13);
+}
+
+/* Of a LoRA, only its own name counts: people keep all kinds in one folder. */
+static Family lora_family(CvRecipe *r, const char *file)
+{
+    char path[CV_PATH_SIZE], *name;
+    const char *word = "";
+    Family family;
+
+    absolute(path, file);
+    name = strrchr(path, '/');
+    if (name && is_plain_lora(name + 1)) {
+        *name = 0;
+        name  = strrchr(path, '/');
+    }
+    name   = name ? name + 1 : path;
+    family = family_of(name, &word);
+    if (family == NONE || family == WAN || family == WAN22)
+        return NONE;
+    snprintf(r->why, sizeof(r->why), "'%.255s' says '%s'", name, word);
+    return family;
+}
+
+int cv_recipe_loras(CvRecipe *r, const char *list, const CvDitSize *size,
+                    CvLog *log)
+{
+    char path[CV_PATH_SIZE];
+    Family family = NONE;
+    double strength;
+    int err = 0;
+
+    /* A model that is distilled already is run as it was. */
+    if (r->guidance == 1)
+        return 0;
+    while (!family && (err = cv_lora_next(&list, path, &strength, log)) > 0)
+        if (strength > 0)
+            family = lora_family(r, path);
+    if (err < 0 || !family)
+        return err;
+    r->guidance = 1;
+    set_sampling(r, family, size);
+    if (size->dim == 1536 && (family == CAUSVID || family == CAUSVID_TWO_WAY)) {
+        r->sampler     = CAUSVID_SAMPLER_FLOWMATCH; /* Kijai's four */
+        r->n_timesteps = 0;
+        r->steps       = 4;
+    }
+    snprintf(r->family, sizeof(r->family), "%s%.*s LoRA",
+             r->family[0] ? "Wan + " : "",
+             (int)strcspn(families[family].name, ","), families[family].name);
+    snprintf(r->licence, sizeof(r->licence), "see the pages of the model and "
+             "of the LoRA");
+    cv_log(log, CAUSVID_LOG_INFO, "recipe: %s (%s, %d steps, shift %g, "
+           "guidance 1), since %s", r->family, cv_sampler_name(r->sampler),
+           r->steps, r->shift, r->why);
     return 0;
 }

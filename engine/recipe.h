@@ -36,7 +36,7 @@ typedef struct CvRecipe {
     char negative_prompt[CV_PROMPT_SIZE];
     /* for info and log lines */
     char source[32];          /* "recipe.json", "published", "name" */
-    char family[32];          /* of a published one: "Wan", "CausVid", ... */
+    char family[48];          /* of a published one: "Wan", "CausVid", ... */
     char licence[64];         /* of its weights, "" when nobody says */
     char why[512];            /* what it was chosen by, and so the variant */
 } CvRecipe;
@@ -51,6 +51,10 @@ int cv_recipe_init(CvRecipe *recipe, const CvModelFiles *files,
 int cv_recipe_published(CvRecipe *recipe, const CvModelFiles *files,
                         const CvDitSize *size, enum CausvidVariant variant,
                         CvLog *log);
+/* Let a LoRA that distils a model, which its name says, choose how that is run:
+ * sampler, steps, shift and guidance 1. list: of lora.h. */
+int cv_recipe_loras(CvRecipe *recipe, const char *list, const CvDitSize *size,
+                    CvLog *log);
 /* The sampler of a distilled model and the list that it was distilled for. */
 void cv_recipe_list(CvRecipe *recipe, int warp, double shift, int n,
                     const float *list);

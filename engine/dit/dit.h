@@ -22,6 +22,9 @@ typedef struct CvDitSize {
  * are not run (I2V, FLF2V, VACE). */
 int cv_dit_open(CvDit **dit, CvBackend *backend, const char *path,
                 const char *config_path, CvLog *log);
+/* Let LoRA files ("path=strength|path": lora.h) be merged into the weights when
+ * these are loaded; before cv_dit_load(). */
+int cv_dit_merge(CvDit *dit, const char *loras);
 /* Take their memory and load them. */
 int cv_dit_load(CvDit *dit);
 void cv_dit_close(CvDit **dit);

@@ -14,6 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "weights/lora.h"
+
 /* ----------------------------------------------------- sizes of the weights */
 
 /* Dimension `axis` of a tensor that must exist and have n_dims dimensions. */
@@ -343,6 +345,12 @@ fail:
     return err;
 }
 
+int cv_dit_merge(CvDit *dit, const char *loras)
+{
+    return cv_loras_open(&dit->loader.loras, loras, dit->loader.weights,
+                         dit->loader.log);
+}
+
 int cv_dit_load(CvDit *dit)
 {
     CvLoader *loader = &dit->loader;
@@ -353,6 +361,9 @@ int cv_dit_load(CvDit *dit)
         err = load_all(dit, loader);
     if (!err)
         err = cv_finish(loader->backend);
+    if (!err)
+        err = cv_loras_finish(loader);
+    cv_loras_close(&loader->loras);
     cv_weights_close(&loader->weights);
     return err;
 }
@@ -361,6 +372,7 @@ void cv_dit_close(CvDit **dit)
 {
     if (!*dit)
         return;
+    cv_loras_close(&(*dit)->loader.loras);
     cv_weights_close(&(*dit)->loader.weights);
     cv_arena_free(&(*dit)->arena);
     free((*dit)->layers);

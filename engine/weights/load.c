@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "weights/reader.h"
+#include "weights/lora.h"
 
 #define BUFFER_BYTES (8 << 20)
 
@@ -220,11 +220,38 @@ static int wrong_value(CvLoader *l, const CvEntry *e)
                    "of this model", e->file, name_text(text, sizeof(text), e));
 }
 
+int cv_load_piece(CvLoader *l, const CvTensor *t, const CvEntry *e,
+                  int64_t first, int64_t step)
+{
+    int64_t rows = t->dim[0], row = t->dim[1];
+    size_t bytes = bytes_of(e, row);
+    uint8_t *buffer;
+    int err;
+
+    if (l->weights->random) {
+        err = cv_random_load(l, t, e, first);
+    } else if (!e->view && (row == step || rows == 1)) {
+        err = cv_upload(l->backend, t, (const uint8_t *)e->tensor.data +
+                        bytes_of(e, first), e->tensor.type);
+    } else {
+        if (!(buffer = malloc((size_t)rows * bytes)))
+            return cv_fail_memory(l->log, (uint64_t)rows * bytes, e->name);
+        for (int64_t i = 0; i < rows; i++)
+            cv_entry_copy(buffer + (size_t)i * bytes, e, first + i * step,
+                          row);
+        err = cv_upload(l->backend, t, buffer, e->tensor.type);
+        free(buffer);
+    }
+    return err == CAUSVID_ERR(EILSEQ) ? wrong_value(l, e) : err;
+}
+
 /* Find, check and upload one tensor into memory that t has. */
 static int load_into(CvLoader *l, const CvTensor *t, CvLoadLayout layout,
                      const char *name)
 {
+    const CvDelta *deltas;
     CvEntry *e;
+    int64_t n;
     int err = find(&e, l, name, t, layout);
 
     if (err < 0)
@@ -232,6 +259,8 @@ static int load_into(CvLoader *l, const CvTensor *t, CvLoadLayout layout,
     e->used = 1;
     if (l->backend->planning)
         return 0;
+    if ((deltas = cv_loras_find(l->loras, e, &n)))
+        return cv_loras_merge(l, t, e, deltas, n);
     err = l->weights->random ? cv_random_load(l, t, e, 0)
                              : upload(l, t, e, layout);
     return err == CAUSVID_ERR(EILSEQ) ? wrong_value(l, e) : err;

@@ -88,6 +88,7 @@ typedef struct CvLoader {
     CvArena *arena;      /* of the component's weights, or scratch */
     CvWeights *weights;
     CvLog *log;
+    struct CvLoras *loras; /* what is added to the weights (lora.h), or NULL */
 } CvLoader;
 
 /* How a stored tensor is rearranged. */

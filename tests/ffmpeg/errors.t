@@ -40,7 +40,7 @@ misparsed "an unknown variant" variant "both"
 misparsed "an unknown precision" precision "fp4"
 misparsed "an unknown device" device "tpu"
 refuses "an unknown option" "option 'colour'" "$graph:colour=red"
-refuses "a LoRA, which this version cannot use" "lora" "$graph:lora=/no/lora.safetensors"
+refuses "a LoRA that is not there" "/no/lora.safetensors'" "$graph:lora=/no/lora.safetensors=0.5"
 refuses "bf16 on the CPU" "bf16" "$graph:device=cpu:precision=bf16"
 refuses "fp8 on the CPU" "fp8" "$graph:device=cpu:precision=fp8"
 refuses "an endless clip of a bidirectional model" "endless|frames|causal" \

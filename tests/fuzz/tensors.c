@@ -29,7 +29,8 @@ static int load(CvLoader *loader, const CvEntry *e, int conv)
 static void load_all(CvBackend *cpu, CvWeights *w, int conv, Lines *lines)
 {
     CvArena arena = { 0 };
-    CvLoader loader = { cpu, &arena, w, &lines->log };
+    CvLoader loader = { .backend = cpu, .arena = &arena,
+                        .weights = w, .log = &lines->log };
     int err = 0;
 
     for (int run = 0; run < 2 && !err; run++) {

@@ -402,7 +402,7 @@ static void test_open_errors(void)
     refuse_open(&s, &lines, ENOSYS, "precision=fp32", "precision=bf16");
     s.precision = CAUSVID_PRECISION_FP32;
     s.lora      = "x.safetensors";
-    refuse_open(&s, &lines, ENOSYS, "LoRA", "lora");
+    refuse_open(&s, &lines, ENOENT, "x.safetensors", "lora");
     ok(causvid_strerror(CAUSVID_ERR(ENOENT)) && causvid_strerror(-12345) &&
        causvid_version() == CAUSVID_VERSION_INT, "error texts and version");
 }

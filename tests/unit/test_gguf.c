@@ -81,7 +81,8 @@ static void test_metadata(void)
 static int load(CvWeights *w, CvTensor *t, const char *name, float *values)
 {
     CvArena arena = { 0 };
-    CvLoader loader = { cpu, &arena, w, &lines.log };
+    CvLoader loader = { .backend = cpu, .arena = &arena,
+                        .weights = w, .log = &lines.log };
     int err;
 
     cv_arena_plan(&arena, cpu);
@@ -138,7 +139,8 @@ static void test_parts(void)
     CvTensor conv = CV_TENSOR(NULL, CV_F32, 8, 1, 4, 4, 8);
     const int32_t ids[] = { 1, 0 };
     CvArena arena = { 0 };
-    CvLoader loader = { cpu, &arena, w, &lines.log };
+    CvLoader loader = { .backend = cpu, .arena = &arena,
+                        .weights = w, .log = &lines.log };
     static float values[1024];
 
     cv_arena_plan(&arena, cpu);

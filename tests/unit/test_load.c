@@ -30,7 +30,8 @@ static void begin(Case *c, const StTensor *tensors, int n, int pad)
     if (cv_weights_open_memory(&c->weights, c->blob.data, c->blob.size,
                                "m.safetensors", &lines.log) < 0)
         tap_bail("%s", lines.error);
-    c->loader = (CvLoader){ cpu, &c->arena, c->weights, &lines.log };
+    c->loader = (CvLoader){ .backend = cpu, .arena = &c->arena,
+                            .weights = c->weights, .log = &lines.log };
     cv_arena_plan(&c->arena, cpu);
 }
 
@@ -458,7 +459,8 @@ static void test_random_rows(void)
     if (cv_weights_open(&c.weights, "random:tiny/text_encoder",
                         &lines.log) < 0)
         tap_bail("%s", lines.error);
-    c.loader = (CvLoader){ cpu, &c.arena, c.weights, &lines.log };
+    c.loader = (CvLoader){ .backend = cpu, .arena = &c.arena,
+                           .weights = c.weights, .log = &lines.log };
     cv_arena_plan(&c.arena, cpu);
     good += !load_rows(&c, &t, ROWS, ids, name, rows);
     cv_arena_plan(&c.arena, cpu);

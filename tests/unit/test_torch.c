@@ -74,7 +74,8 @@ static void load(CvBackend *cpu, CvWeights *w, CvTensor *t,
                  CvLoadLayout layout, const char *name, float *values)
 {
     CvArena arena = { 0 };
-    CvLoader loader = { cpu, &arena, w, &lines.log };
+    CvLoader loader = { .backend = cpu, .arena = &arena,
+                        .weights = w, .log = &lines.log };
 
     cv_arena_plan(&arena, cpu);
     if (cv_load(&loader, t, layout, "%s", name) < 0 ||
@@ -119,7 +120,8 @@ static void test_views(void)
                 good &= values[(o * 12 + k) * 4 + c] ==
                         pattern((o * 4 + c) * 12 + k);
     ok(good, "a convolution in channels_last loads");
-    loader = (CvLoader){ cpu, &arena, w, &lines.log };
+    loader = (CvLoader){ .backend = cpu, .arena = &arena,
+                         .weights = w, .log = &lines.log };
     cv_arena_plan(&arena, cpu);
     if (cv_load_rows(&loader, &rows, 3, ids, "spread") < 0 ||
         cv_arena_take(&arena, &lines.log, "a test") < 0 ||

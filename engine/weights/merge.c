@@ -1,0 +1,169 @@
+/*
+ * Adding LoRA files to weights while these are loaded.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ *
+ * A tensor goes to the backend as float32, in pieces of whole rows; the changes
+ * of these rows are added there, and the sum is rounded once to the tensor's
+ * type. Where that is float32, rows are summed up in place.
+ */
+#include <string.h>
+
+#include "weights/lora.h"
+
+/* Bytes of a piece in float32; what is added to it takes as much again. */
+#define PIECE ((int64_t)32 << 20)
+
+#define ALIGNMENT 256
+
+static int64_t at_least_1(int64_t a)
+{
+    return a > 1 ? a : 1;
+}
+
+static int64_t smaller(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Ranks that are added at once: both factors of them fit into a piece. */
+static int64_t ranks_at_once(const CvDelta *d, int64_t rows, int64_t row)
+{
+    int64_t longest = rows > row ? rows : row;
+
+    return smaller(d->rank, at_least_1(PIECE / 8 / longest));
+}
+
+static size_t aligned_floats(int64_t n)
+{
+    return ((size_t)n * sizeof(float) + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+}
+
+/* Bytes of what is added to a piece of `rows` rows. */
+static size_t operand_bytes(const CvDelta *d, int64_t rows, int64_t row)
+{
+    int64_t k;
+
+    if (!d->down)
+        return aligned_floats(rows * row);
+    k = ranks_at_once(d, rows, row);
+    return aligned_floats(rows * k) + aligned_floats(k * row);
+}
+
+static int take_scratch(CvLoader *l, size_t bytes)
+{
+    CvLoras *loras = l->loras;
+    int err;
+
+    if (bytes <= loras->scratch_bytes)
+        return 0;
+    if (loras->scratch) {
+        if ((err = cv_finish(l->backend)) < 0)
+            return err;
+        l->backend->ops->release(l->backend, loras->scratch);
+    }
+    loras->backend       = l->backend;
+    loras->scratch       = NULL;
+    loras->scratch_bytes = 0;
+    err = l->backend->ops->alloc(l->backend, bytes, &loras->scratch);
+    if (err == CAUSVID_ERR(ENOMEM))
+        return cv_fail_memory(l->log, bytes, "merging a LoRA");
+    if (!err)
+        loras->scratch_bytes = bytes;
+    return err;
+}
+
+/* work [rows, row], row `first` on of the tensor, += d */
+static int add(CvLoader *l, const CvTensor *work, const CvDelta *d,
+               int64_t first, uint8_t *scratch)
+{
+    CvLoader file = *l;
+    int64_t rows = work->dim[0], row = work->dim[1], k;
+    int err;
+
+    file.weights = l->loras->files[d->file].weights;
+    if (!d->down) {
+        CvTensor whole = CV_TENSOR(scratch, CV_F32, rows, row);
+        const CvTerm terms[] = { { 1, work }, { d->scale, &whole } };
+
+        err = cv_load_piece(&file, &whole, d->up, first * row, row);
+        return err < 0 ? err : cv_combine(l->backend, work, terms, 2);
+    }
+    k = ranks_at_once(d, rows, row);
+    for (int64_t r = 0; r < d->rank; r += k) {
+        int64_t n = smaller(k, d->rank - r);
+        CvTensor up = CV_TENSOR(scratch, CV_F32, rows, n);
+        CvTensor down = CV_TENSOR(scratch + aligned_floats(rows * n), CV_F32,
+                                  n, row);
+
+        if ((err = cv_load_piece(&file, &up, d->up, first * d->rank + r,
+                                 d->rank)) < 0 ||
+            (err = cv_load_piece(&file, &down, d->down, r * row, row)) < 0 ||
+            (err = cv_add_product(l->backend, work, &up, &down,
+                                  d->scale)) < 0)
+            return err;
+    }
+    return 0;
+}
+
+int cv_loras_merge(CvLoader *l, const CvTensor *t, const CvEntry *e,
+                   const CvDelta *deltas, int64_t n)
+{
+    int64_t row = t->n_dims ? cv_row_elements(t) : 1;
+    int64_t rows = t->n_dims ? t->dim[0] : 1;
+    int64_t step = smaller(rows, at_least_1(PIECE / 4 / row));
+    size_t used = t->type == CV_F32 ? 0 : aligned_floats(step * row);
+    size_t most = 0;
+    CvTensor whole = CV_RESHAPE(*t, rows, row);
+    int err;
+
+    for (int64_t i = 0; i < n; i++) {
+        size_t bytes = operand_bytes(&deltas[i], step, row);
+
+        most = bytes > most ? bytes : most;
+    }
+    if ((err = take_scratch(l, used + most)) < 0)
+        return err;
+    for (int64_t first = 0; first < rows; first += step) {
+        CvTensor part = cv_rows(&whole, first, smaller(step, rows - first));
+        CvTensor work = part;
+
+        if (used) {
+            work.data = l->loras->scratch;
+            work.type = CV_F32;
+        }
+        err = cv_load_piece(l, &work, e, first * row, row);
+        for (int64_t i = 0; i < n && !err; i++)
+            err = add(l, &work, &deltas[i], first,
+                      (uint8_t *)l->loras->scratch + used);
+        if (!err && used)
+            err = cv_convert(l->backend, &part, &work);
+        if (err < 0)
+            return err;
+    }
+    for (int64_t i = 0; i < n; i++)
+        l->loras->files[deltas[i].file].applied++;
+    return 0;
+}
+
+int cv_loras_finish(CvLoader *l)
+{
+    CvLoras *loras = l->loras;
+    int err = 0;
+
+    if (!loras)
+        return 0;
+    if (loras->scratch && !(err = cv_finish(l->backend))) {
+        l->backend->ops->release(l->backend, loras->scratch);
+        loras->scratch       = NULL;
+        loras->scratch_bytes = 0;
+    }
+    for (int i = 0; i < loras->n_files && !err; i++) {
+        const CvLoraFile *f = &loras->files[i];
+
+        cv_log(l->log, CAUSVID_LOG_INFO, "LoRA '%s': applied %lld of %lld "
+               "entries, strength %g", cv_weights_path(f->weights),
+               (long long)f->applied, (long long)f->entries, f->strength);
+    }
+    return err;
+}

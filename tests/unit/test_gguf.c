@@ -43,7 +43,8 @@ static void test_types(void)
 
 static void test_metadata(void)
 {
-    static const char *const tokens[] = { "<pad>", "</s>", "\xe2\x96\x81" "cat" };
+    static const char *const tokens[] = { "<pad>", "</s>",
+                                          ("\xe2\x96\x81" "cat") };
     CvWeights *w = open_file("containers/blocks.gguf");
     const CvGgufValue *v = cv_gguf_find(w, "tokenizer.ggml.tokens");
     const uint8_t *at = v ? v->data : NULL;

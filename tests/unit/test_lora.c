@@ -236,7 +236,7 @@ static int wrong(const StTensor *tensors, int n, int error, const char *parts)
     do {                                                                    \
         const StTensor list_[] = { __VA_ARGS__ };                           \
         ok(wrong(list_, (int)(sizeof(list_) / sizeof(*list_)), error,       \
-                 parts), what);                                             \
+                 parts), "%s", what);                                       \
     } while (0)
 #define T(name_, type_, n_dims_, ...)                                       \
     { .name = name_, .type = type_, .n_dims = n_dims_, .dim = { __VA_ARGS__ } }

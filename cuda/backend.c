@@ -355,6 +355,7 @@ static const CvOps cuda_ops = {
     .combine = cv_cuda_combine,
     .conv3d = cv_cuda_conv3d,
     .norm_silu = cv_cuda_norm_silu,
+    .soft_clamp = cv_cuda_soft_clamp,
     .split_frames = cv_cuda_split_frames,
     .to_channels_last = cv_cuda_to_channels_last,
     .to_channels_first = cv_cuda_to_channels_first,

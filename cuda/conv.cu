@@ -373,6 +373,7 @@ int cv_cuda_conv3d(CvBackend *b, const CvConv3d *args)
     a.bias = args->bias ? (const float *)args->bias->data : NULL;
     a.add = args->add ? args->add->data : NULL;
     a.out = out->data;
+    a.relu = args->relu;
     a.pairs = a.o % 2 == 0 && is_aligned(a.out, 4) && is_aligned(a.add, 4);
     vectors = a.c % 8 == 0 && is_aligned(a.x, 16) &&
               is_aligned(a.history, 16) && is_aligned(a.weight, 16);

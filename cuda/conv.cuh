@@ -19,6 +19,7 @@ typedef struct CvConvJob {
     int doubled;           /* 1: up is 2 */
     int m, k;              /* to * ho * wo; kt * kh * kw * c */
     int pairs;             /* out and add may be accessed two at a time */
+    int relu;
     const void *x, *history, *weight, *add;
     const float *bias;
     void *out;
@@ -87,6 +88,13 @@ static __device__ __forceinline__ const T *cv_conv_input(const CvConvJob *a,
     return from + (((int64_t)f * a->h + y) * a->w + x) * a->c;
 }
 
+/* Not fmaxf, which takes 0 for what is no number. */
+static __device__ __forceinline__ float cv_conv_relu(const CvConvJob *a,
+                                                     float y)
+{
+    return a->relu && y < 0 ? 0 : y;
+}
+
 /* Round and write columns n and n + 1 of row m of the bf16 output, where they
  * exist. */
 static __device__ __forceinline__ void cv_conv_finish(const CvConvJob *a,
@@ -110,12 +118,18 @@ static __device__ __forceinline__ void cv_conv_finish(const CvConvJob *a,
             u += __bfloat162float(b.x);
             v += __bfloat162float(b.y);
         }
-        *(__nv_bfloat162 *)(out + at) = __floats2bfloat162_rn(u, v);
+        *(__nv_bfloat162 *)(out + at) =
+            __floats2bfloat162_rn(cv_conv_relu(a, u), cv_conv_relu(a, v));
         return;
     }
-    cv_store(out + at, add ? u + cv_load(add + at) : u);
-    if (n + 1 < a->o)
-        cv_store(out + at + 1, add ? v + cv_load(add + at + 1) : v);
+    if (add)
+        u += cv_load(add + at);
+    cv_store(out + at, cv_conv_relu(a, u));
+    if (n + 1 < a->o) {
+        if (add)
+            v += cv_load(add + at + 1);
+        cv_store(out + at + 1, cv_conv_relu(a, v));
+    }
 }
 
 /* conv_float.cu */

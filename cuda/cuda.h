@@ -144,6 +144,8 @@ int cv_cuda_random(CvBackend *b, const CvTensor *dst, uint64_t seed,
 /* layout.cu */
 int cv_cuda_patchify(CvBackend *b, const CvTensor *out, const CvTensor *x);
 int cv_cuda_unpatchify(CvBackend *b, const CvTensor *out, const CvTensor *x);
+int cv_cuda_soft_clamp(CvBackend *b, const CvTensor *out, const CvTensor *x,
+                       float limit);
 int cv_cuda_split_frames(CvBackend *b, const CvTensor *out, const CvTensor *x);
 int cv_cuda_to_channels_last(CvBackend *b, const CvTensor *out,
                              const CvTensor *x, const float *mul,

@@ -62,6 +62,30 @@ int cv_cuda_silu(CvBackend *b, const CvTensor *out, const CvTensor *x)
                      kThreads, 0, dst, src, count);
 }
 
+/* ---- soft_clamp: of a latent, a few hundred kilobytes ---- */
+
+__global__ void __launch_bounds__(kThreads)
+soft_clamp_kernel(float *out, const float *x, float limit, int64_t count)
+{
+    int64_t i = (int64_t)blockIdx.x * kThreads + threadIdx.x;
+
+    if (i < count)
+        out[i] = limit * tanhf(x[i] / limit);
+}
+
+int cv_cuda_soft_clamp(CvBackend *b, const CvTensor *out, const CvTensor *x,
+                       float limit)
+{
+    CvCuda *cuda = cv_cuda(b);
+    int64_t count = cv_elements(x);
+
+    if (!count)
+        return 0;
+    return CV_LAUNCH(cuda, cuda->stream, soft_clamp_kernel,
+                     cv_blocks(count, kThreads), kThreads, 0,
+                     (float *)out->data, (const float *)x->data, limit, count);
+}
+
 /* ---- combine ---- */
 
 typedef struct Combine {

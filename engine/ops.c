@@ -332,6 +332,14 @@ int cv_norm_silu(CvBackend *b, const CvTensor *out, const CvTensor *x,
     RUN(norm_silu)(b, out, x, gamma, silu);
 }
 
+int cv_soft_clamp(CvBackend *b, const CvTensor *out, const CvTensor *x,
+                  float limit)
+{
+    CHECK(x->data && out->data && x->type == CV_F32 && out->type == CV_F32);
+    CHECK(same_dims(x, out) && limit > 0);
+    RUN(soft_clamp)(b, out, x, limit);
+}
+
 int cv_split_frames(CvBackend *b, const CvTensor *out, const CvTensor *x)
 {
     CHECK(is(x, b->activation, 4) && is(out, b->activation, 4));

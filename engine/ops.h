@@ -102,7 +102,7 @@ typedef struct CvQkNormRope {
  * pad_top/left/bottom/right: zeros around each frame.
  * up: 1: as it is; 2: each frame is first doubled by repeating pixels.
  * add: A, shape of out, added to the result, or NULL (in place with out
- * allowed).
+ * allowed). relu: what is negative then becomes 0, what is no number stays so.
  * out: A [t', h', w', o]:
  *   t' = (p + t - kt) / stride_t + 1
  *   h' = (up * h + pad_top + pad_bottom - kh) / stride_s + 1, w' likewise.
@@ -115,6 +115,7 @@ typedef struct CvConv3d {
     const CvTensor *out, *x, *history, *weight, *bias, *add;
     int stride_t, stride_s, up;
     int pad_top, pad_left, pad_bottom, pad_right;
+    int relu;
 } CvConv3d;
 
 /* One term of a linear combination. */
@@ -289,6 +290,11 @@ typedef struct CvOps {
     int (*norm_silu)(CvBackend *b, const CvTensor *out, const CvTensor *x,
                      const CvTensor *gamma, int silu);
 
+    /* out = limit * tanh(x / limit), float32, limit > 0. In place allowed.
+     * checkpoints.md 6.6 */
+    int (*soft_clamp)(CvBackend *b, const CvTensor *out, const CvTensor *x,
+                      float limit);
+
     /* x: A [t, h, w, 2c] -> out: A [2t, h, w, c]: the first c channels of
      * frame f become frame 2f, the others frame 2f + 1. */
     int (*split_frames)(CvBackend *b, const CvTensor *out, const CvTensor *x);
@@ -387,6 +393,8 @@ int cv_combine(CvBackend *b, const CvTensor *out, const CvTerm *terms,
 int cv_conv3d(CvBackend *b, const CvConv3d *a);
 int cv_norm_silu(CvBackend *b, const CvTensor *out, const CvTensor *x,
                  const CvTensor *gamma, int silu);
+int cv_soft_clamp(CvBackend *b, const CvTensor *out, const CvTensor *x,
+                  float limit);
 int cv_split_frames(CvBackend *b, const CvTensor *out, const CvTensor *x);
 int cv_to_channels_last(CvBackend *b, const CvTensor *out, const CvTensor *x,
                         const float *mul, const float *add);

@@ -266,11 +266,14 @@ int cv_cli_bench(int argc, char **argv)
     const char *sampler = NULL, *precision = NULL, *device = NULL, *gpu = NULL;
     const char *runs = NULL, *threads = NULL, *prompt = NULL, *model = NULL;
     const char *vram = NULL, *text_encoder = NULL, *tokenizer = NULL;
+    const char *vae = NULL;
     int json = 0, markdown = 0, help = 0, verbose = 0;
     int n_runs = 0, n_frames = 0, choice = 0, status;
     const CvOption options[] = {
         { "model", &model, NULL, "PATH: the model; default: the sample model" },
         { "text_encoder", &text_encoder, NULL, "PATH: in place of the model's" },
+        { "vae", &vae, NULL, "PATH: in place of the model's, or "
+                             "random:taew2_1" },
         { "tokenizer", &tokenizer, NULL, "PATH: in place of the model's" },
         { "variant", &variant, NULL, "NAME: auto, causal or bidirectional" },
         { "size", &size, NULL, "WxH; default: the recipe's" },
@@ -320,6 +323,7 @@ int cv_cli_bench(int argc, char **argv)
     cv_cli_settings(&settings, verbose);
     settings.model        = model;
     settings.text_encoder = text_encoder;
+    settings.vae          = vae;
     settings.tokenizer    = tokenizer;
     b->prompt = prompt ? prompt
                        : "a red circle moves right on a blue background";

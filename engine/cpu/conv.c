@@ -39,6 +39,7 @@ typedef struct Conv {
     int64_t stride_t, stride_s, up, pad_top, pad_left;
     const float *x, *history, *weight, *bias, *add;
     float *out;
+    int relu;
 
     int64_t rows, cols;           /* pixels of a block */
     int64_t row_blocks, col_blocks;
@@ -131,6 +132,13 @@ static void add_product(const Conv *a, const Block *b, int64_t col, int64_t n,
     }
 }
 
+static void relu(float *y, int64_t y_row, int64_t rows, int64_t n)
+{
+    for (int64_t r = 0; r < rows; r++, y += y_row)
+        for (int64_t i = 0; i < n; i++)
+            y[i] = y[i] < 0 ? 0 : y[i];
+}
+
 static void write_tile(const Conv *a, const Block *b, int64_t col, int64_t n)
 {
     const CvKernels *kernels = a->cpu->kernels;
@@ -146,6 +154,8 @@ static void write_tile(const Conv *a, const Block *b, int64_t col, int64_t n)
                        .bias = a->bias ? a->bias + col : NULL };
 
         kernels->epilogue(&f);
+        if (a->relu)
+            relu(f.y, f.y_row, f.rows, f.n);
     }
 }
 
@@ -273,6 +283,7 @@ int cv_cpu_conv3d(CvBackend *b, const CvConv3d *a)
         .history = a->history ? a->history->data : NULL,
         .weight = a->weight->data, .bias = a->bias ? a->bias->data : NULL,
         .add = a->add ? a->add->data : NULL, .out = a->out->data,
+        .relu = a->relu,
     };
 
     c.direct = a->up == 1 && !a->pad_top && !a->pad_left && !a->pad_bottom &&

@@ -137,6 +137,7 @@ static const CvOps cpu_ops = {
     .combine = cv_cpu_combine,
     .conv3d = cv_cpu_conv3d,
     .norm_silu = cv_cpu_norm_silu,
+    .soft_clamp = cv_cpu_soft_clamp,
     .split_frames = cv_cpu_split_frames,
     .to_channels_last = cv_cpu_to_channels_last,
     .to_channels_first = cv_cpu_to_channels_first,

@@ -131,6 +131,8 @@ int cv_cpu_check(CvBackend *b, const CvTensor *t, float *largest);
 /* layout.c */
 int cv_cpu_patchify(CvBackend *b, const CvTensor *out, const CvTensor *x);
 int cv_cpu_unpatchify(CvBackend *b, const CvTensor *out, const CvTensor *x);
+int cv_cpu_soft_clamp(CvBackend *b, const CvTensor *out, const CvTensor *x,
+                      float limit);
 int cv_cpu_split_frames(CvBackend *b, const CvTensor *out, const CvTensor *x);
 int cv_cpu_to_channels_last(CvBackend *b, const CvTensor *out,
                             const CvTensor *x, const float *mul,

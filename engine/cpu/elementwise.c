@@ -3,6 +3,7 @@
  *
  * SPDX-License-Identifier: BSD-2-Clause
  */
+#include <math.h>
 #include <stdatomic.h>
 #include <string.h>
 
@@ -29,6 +30,29 @@ int cv_cpu_silu(CvBackend *b, const CvTensor *out, const CvTensor *x)
     Silu a = { cv_cpu(b)->kernels, x->data, out->data };
 
     cv_cpu_run(cv_cpu(b), cv_elements(x), GRAIN, silu_job, &a);
+    return 0;
+}
+
+typedef struct SoftClamp {
+    const float *x;
+    float *out, limit;
+} SoftClamp;
+
+static void soft_clamp_job(void *arg, int64_t first, int64_t last, int worker)
+{
+    const SoftClamp *a = arg;
+
+    (void)worker;
+    for (int64_t i = first; i < last; i++)
+        a->out[i] = a->limit * tanhf(a->x[i] / a->limit);
+}
+
+int cv_cpu_soft_clamp(CvBackend *b, const CvTensor *out, const CvTensor *x,
+                      float limit)
+{
+    SoftClamp a = { x->data, out->data, limit };
+
+    cv_cpu_run(cv_cpu(b), cv_elements(x), GRAIN, soft_clamp_job, &a);
     return 0;
 }
 

@@ -22,9 +22,10 @@ int cv_vae_conv(CvRun *run, CvVaeState *state, const CvVaeConv *conv,
                 const CvTensor *out, const CvTensor *x, const CvTensor *add)
 {
     CvConv3d a = {
-        .out = out, .x = x, .weight = &conv->weight, .bias = &conv->bias,
-        .history = &state->history[conv->slot], .add = add,
-        .stride_t = 1, .stride_s = 1, .up = 1,
+        .out = out, .x = x, .weight = &conv->weight,
+        .bias = conv->bias.data ? &conv->bias : NULL,
+        .history = conv->slot < 0 ? NULL : &state->history[conv->slot],
+        .add = add, .relu = conv->relu, .stride_t = 1, .stride_s = 1, .up = 1,
         .pad_top = 1, .pad_left = 1, .pad_bottom = 1, .pad_right = 1,
     };
 
@@ -39,7 +40,7 @@ int cv_vae_mix(CvRun *run, const CvVaeConv *conv, const CvTensor *out,
     CvTensor flat_x = CV_RESHAPE(*x, n, x->dim[3]);
     CvTensor flat_add;
     CvLinear a = { .out = &flat_out, .x = &flat_x, .weight = &conv->weight,
-                   .bias = &conv->bias };
+                   .bias = conv->bias.data ? &conv->bias : NULL };
 
     if (add) {
         flat_add = CV_RESHAPE(*add, n, out->dim[3]);
@@ -258,6 +259,8 @@ int cv_vae_steps(CvRun *run, CvVaeState *state, CvTensor *x, int begin,
             err = residual(run, state, step, x);
         else if (step->kind == CV_VAE_ATTENTION)
             err = attend(run, step, x);
+        else if (net->tiny)
+            err = cv_tiny_step(run, state, step, x);
         else if (net->up)
             err = upsample(run, state, step, x);
         else

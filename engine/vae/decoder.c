@@ -110,7 +110,9 @@ int cv_vae_decode(CvVae *vae, CvRun *run, CvVaeState *state,
     for (int64_t i = 0; i < n && err >= 0; i++) {
         CvTensor latent = cv_rows(latents, i, 1);
 
-        err = decode_latent(vae, run, state, frames, &row, &latent);
+        err = state->net->tiny
+            ? cv_tiny_decode(vae, run, state, frames, &row, &latent)
+            : decode_latent(vae, run, state, frames, &row, &latent);
         cv_arena_release(run->arena, mark);
     }
     return err;

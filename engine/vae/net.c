@@ -27,9 +27,7 @@ static int has_any(CvWeights *weights, const char *stem, const char *part)
     return 0;
 }
 
-/* Output channels of a convolution, as its tensor says. Where it says nothing
- * sensible: `expected`, and loading it will say what is wrong. */
-static int64_t outputs(CvLoader *loader, const char *path, int64_t expected)
+int64_t cv_vae_outputs(CvLoader *loader, const char *path, int64_t expected)
 {
     const CvEntry *entry = cv_weights_find(loader->weights, "%s.weight", path);
 
@@ -151,7 +149,7 @@ static int load_residual(CvLoader *loader, CvVaeNet *net, CvVaeStep *step,
     int err;
 
     snprintf(part, sizeof(part), "%s.residual.2", path);
-    step->out = outputs(loader, part, step->in);
+    step->out = cv_vae_outputs(loader, part, step->in);
     err = load_gamma(loader, &step->gamma[0], step->in, path, "residual.0");
     if (err < 0)
         return err;
@@ -196,7 +194,7 @@ static int load_resample(CvLoader *loader, CvVaeNet *net, CvVaeStep *step,
 
     step->has_time = has_any(loader->weights, path, "time_conv.");
     snprintf(part, sizeof(part), "%s.resample.1", path);
-    step->out = outputs(loader, part, step->in);
+    step->out = cv_vae_outputs(loader, part, step->in);
     err = load_conv(loader, net, &step->conv[0], step->out, 1, 3, step->in,
                     part);
     if (err < 0 || !step->has_time)
@@ -251,7 +249,7 @@ int cv_vae_net_load(CvVaeNet *net, CvLoader *loader, int64_t channels)
 
     net->n_slots = 0;
     snprintf(path, sizeof(path), "%s.head.2", net->name);
-    if (net->up && outputs(loader, path, 3) == 12)
+    if (net->up && cv_vae_outputs(loader, path, 3) == 12)
         return cv_fail(loader->log, ENOSYS,
                        "%s: a decoder of 12 channels is that of the Wan 2.2 "
                        "VAE, which is not supported",
@@ -264,7 +262,7 @@ int cv_vae_net_load(CvVaeNet *net, CvLoader *loader, int64_t channels)
         return err;
 
     snprintf(path, sizeof(path), "%s.conv1", net->name);
-    width = outputs(loader, path, in);
+    width = cv_vae_outputs(loader, path, in);
     err = load_conv(loader, net, &net->first, width, 3, 3, in, path);
     if (err < 0)
         return err;

@@ -9,6 +9,9 @@
  * halve them. Each direction also has a 1x1x1 convolution on the latent's
  * side of the chain ("conv2" before the decoder, "conv1" after the encoder).
  *
+ * The tiny decoder (tiny.c) is such a chain as well, of memory blocks and
+ * growth, without norms, attention and mixing.
+ *
  * Every convolution over time keeps the last frames of its input in a slot of
  * the state, so a chain may be run over any number of frames at a time. Both
  * directions use that to run their steps at the largest frames, which need the
@@ -27,29 +30,34 @@
 
 typedef struct CvVaeConv {
     CvTensor weight; /* W [o, kt, kh, kw, c], or [o, c] where it is a linear */
-    CvTensor bias;   /* float32 [o] */
+    CvTensor bias;   /* float32 [o], or empty */
     int slot;        /* of its history in a state; -1: keeps none */
+    int relu;        /* what it gives is clamped at 0 */
 } CvVaeConv;
 
 typedef enum CvVaeKind {
     CV_VAE_RESIDUAL,
     CV_VAE_ATTENTION,
     CV_VAE_RESAMPLE,
+    CV_VAE_MEMORY, /* of the tiny decoder, as is: */
+    CV_VAE_GROW,
 } CvVaeKind;
 
 typedef struct CvVaeStep {
     CvVaeKind kind;
     int64_t in, out;    /* channels */
     CvTensor gamma[2];  /* residual: of both norms; attention: of its norm */
-    CvVaeConv conv[2];  /* residual: both; attention: to_qkv, proj;
-                           resample: in space, in time (where has_time) */
+    CvVaeConv conv[3];  /* residual: two; attention: to_qkv, proj;
+                           resample: in space, in time (where has_time);
+                           memory: three; grow: in space, in time (1x1) */
     CvVaeConv shortcut; /* residual block whose width changes */
-    int has_time;       /* resample: time too */
+    int has_time;       /* resample, grow: time too */
 } CvVaeStep;
 
 typedef struct CvVaeNet {
     const char *name;   /* "decoder", "encoder": root of its tensors */
     int up;             /* decoder */
+    int tiny;           /* the tiny decoder */
     CvVaeConv mix;      /* conv2 or conv1 */
     CvVaeConv first, last;
     CvTensor gamma;     /* of the norm before `last` */
@@ -85,6 +93,10 @@ struct CvVaeState {
 };
 
 /* ---- net.c ---- */
+
+/* Output channels of a convolution, as its tensor says. Where it says nothing
+ * sensible: `expected`, and loading it will say what is wrong. */
+int64_t cv_vae_outputs(CvLoader *loader, const char *path, int64_t expected);
 
 /* Count the steps by the names that are there and take memory for them. */
 int cv_vae_net_open(CvVaeNet *net, CvLoader *loader, const char *name);
@@ -125,7 +137,8 @@ int cv_vae_statistics(CvVae *vae, const CvVaeConfig *config, const char *path,
 int cv_vae_take(CvRun *run, CvTensor *x, int64_t t, int64_t h, int64_t w,
                 int64_t c);
 
-/* out = a 3x3x3 convolution of x (+ add), padded in space, history in time. */
+/* out = a convolution of x (+ add) with a kernel of 3x3, padded in space; with
+ * history in time where it keeps some. */
 int cv_vae_conv(CvRun *run, CvVaeState *state, const CvVaeConv *conv,
                 const CvTensor *out, const CvTensor *x, const CvTensor *add);
 
@@ -137,5 +150,21 @@ int cv_vae_mix(CvRun *run, const CvVaeConv *conv, const CvTensor *out,
  * at the top of the arena. What *x held is lost. */
 int cv_vae_steps(CvRun *run, CvVaeState *state, CvTensor *x, int begin,
                  int end);
+
+/* ---- tiny.c ---- */
+
+/* As cv_vae_net_open() and cv_vae_net_load() of a decoder. */
+int cv_tiny_open(CvVaeNet *net, CvLoader *loader);
+int cv_tiny_load(CvVaeNet *net, CvLoader *loader, int64_t channels);
+
+/* Run one of its steps, as cv_vae_steps() does. */
+int cv_tiny_step(CvRun *run, CvVaeState *state, const CvVaeStep *step,
+                 CvTensor *x);
+
+/* Decode one latent [1, channels, h, w] into the frames from *row on, and move
+ * *row behind them. */
+int cv_tiny_decode(const CvVae *vae, CvRun *run, CvVaeState *state,
+                   const CvTensor *frames, int64_t *row,
+                   const CvTensor *latent);
 
 #endif /* CV_VAE_NET_H */

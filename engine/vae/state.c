@@ -4,7 +4,8 @@
  * SPDX-License-Identifier: BSD-2-Clause
  *
  * A convolution's cache is its last kt - stride_t input frames: two, or one
- * for the encoder's time_conv. checkpoints.md 6.2, 6.3.
+ * for the encoder's time_conv and the tiny decoder. checkpoints.md 6.2, 6.3,
+ * 6.6.
  */
 #include "vae/net.h"
 
@@ -33,13 +34,19 @@ static int take_history(CvVaeState *state, CvRun *run)
             return err;                                                      \
     } while (0)
 
-    TAKE(net->first, 2);
+    if (!net->tiny)
+        TAKE(net->first, 2);
     for (int i = 0; i < net->n_steps; i++) {
         const CvVaeStep *step = &net->steps[i];
 
         if (step->kind == CV_VAE_RESIDUAL) {
             TAKE(step->conv[0], 2);
             TAKE(step->conv[1], 2);
+        } else if (step->kind == CV_VAE_MEMORY) {
+            TAKE(step->conv[0], 1);
+        } else if (step->kind == CV_VAE_GROW) {
+            h *= 2;
+            w *= 2;
         } else if (step->kind == CV_VAE_RESAMPLE && net->up) {
             if (step->has_time)
                 TAKE(step->conv[1], 2);
@@ -52,7 +59,8 @@ static int take_history(CvVaeState *state, CvRun *run)
                 TAKE(step->conv[1], 1);
         }
     }
-    TAKE(net->last, 2);
+    if (!net->tiny)
+        TAKE(net->last, 2);
 #undef TAKE
     return 0;
 }
@@ -61,7 +69,8 @@ static int take_history(CvVaeState *state, CvRun *run)
  * for the sake of memory. */
 static int piece_frames(const CvVaeNet *net, CvRun *run, int64_t pixels)
 {
-    int64_t width = net->up ? net->gamma.dim[0] : net->first.weight.dim[0];
+    int64_t width = net->up ? net->last.weight.dim[4]
+                            : net->first.weight.dim[0];
     int64_t bytes;
     int piece = net->time_scale;
 

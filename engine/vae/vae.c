@@ -23,18 +23,19 @@ static int file_has_encoder(CvWeights *weights)
     return 0;
 }
 
-/* Channels of a latent: what conv2 takes and gives. */
+/* Channels of a latent: what the first convolution takes. */
 static int find_channels(CvVae *vae, CvLoader *loader)
 {
-    const CvEntry *entry = cv_weights_find(loader->weights, "conv2.weight");
+    const char *name = vae->decoder.tiny ? "decoder.1.weight" : "conv2.weight";
+    const CvEntry *entry = cv_weights_find(loader->weights, "%s", name);
 
     if (!entry)
-        return cv_fail(loader->log, EILSEQ,
-                       "%s: tensor 'conv2.weight' is missing (in diffusers "
-                       "files 'post_quant_conv.weight')",
-                       cv_weights_path(loader->weights));
-    if (entry->tensor.n_dims < 1 || entry->tensor.dim[0] < 1 ||
-        entry->tensor.dim[0] > CV_VAE_MAX_CHANNELS) {
+        return cv_fail(loader->log, EILSEQ, "%s: tensor '%s' is missing%s",
+                       cv_weights_path(loader->weights), name,
+                       vae->decoder.tiny ? "" : " (in diffusers files "
+                       "'post_quant_conv.weight')");
+    if (entry->tensor.n_dims < 2 || entry->tensor.dim[1] < 1 ||
+        entry->tensor.dim[1] > CV_VAE_MAX_CHANNELS) {
         char shape[CV_SHAPE_TEXT];
 
         return cv_fail(loader->log, EILSEQ,
@@ -43,14 +44,16 @@ static int find_channels(CvVae *vae, CvLoader *loader)
                        cv_shape_text(shape, &entry->tensor),
                        CV_VAE_MAX_CHANNELS);
     }
-    vae->channels = (int)entry->tensor.dim[0];
+    vae->channels = (int)entry->tensor.dim[1];
     return 0;
 }
 
 /* Both halves of CvLoader's double run. */
 static int load_all(CvVae *vae, CvLoader *loader)
 {
-    int err = cv_vae_net_load(&vae->decoder, loader, vae->channels);
+    int err = vae->decoder.tiny
+        ? cv_tiny_load(&vae->decoder, loader, vae->channels)
+        : cv_vae_net_load(&vae->decoder, loader, vae->channels);
 
     if (err < 0 || !vae->has_encoder)
         return err;
@@ -77,26 +80,52 @@ static void describe(CvVae *vae, CvLoader *loader)
 
     cv_weights_types(loader->weights, types, sizeof(types));
     snprintf(vae->text, sizeof(vae->text),
-             "%d channels, %dx%d pixels and %d frames a latent, decoder of "
+             "%d channels, %dx%d pixels and %d frames a latent, %s of "
              "%lld to %lld channels in %d blocks, %s, %s names, %s",
              vae->channels, vae->decoder.scale, vae->decoder.scale,
-             vae->decoder.time_scale, (long long)vae->decoder.steps[0].in,
-             (long long)vae->decoder.gamma.dim[0], vae->decoder.n_steps,
+             vae->decoder.time_scale,
+             vae->decoder.tiny ? "tiny decoder (TAEHV)" : "decoder",
+             (long long)vae->decoder.steps[0].in,
+             (long long)vae->decoder.last.weight.dim[4], vae->decoder.n_steps,
              vae->has_encoder ? "with encoder" : "without encoder",
              cv_weights_layout(loader->weights), types);
 }
 
-static int open_weights(CvVae *vae, CvLoader *loader,
-                        const CvVaeConfig *config, int encoder)
+/* A tiny decoder takes latents as they are, and no config describes it. */
+static int open_tiny(CvVae *vae, CvLoader *loader)
+{
+    for (int i = 0; i < CV_VAE_MAX_CHANNELS; i++)
+        vae->decode_mul[i] = 1;
+    return cv_tiny_open(&vae->decoder, loader);
+}
+
+static int check_config(CvVae *vae, CvLoader *loader,
+                        const CvVaeConfig *config)
+{
+    int err = cv_vae_config_check(config, vae, loader->log);
+
+    return err < 0 ? err :
+           cv_vae_statistics(vae, config, cv_weights_path(loader->weights),
+                             loader->log);
+}
+
+static int open_weights(CvVae *vae, CvLoader *loader, CvVaeConfig *config,
+                        const char *config_path, int encoder)
 {
     CvWeights *weights = loader->weights;
-    int err;
+    int tiny, err;
 
-    if ((err = cv_weights_canonical(weights, CV_KIND_VAE, loader->log)) < 0 ||
-        (err = find_channels(vae, loader)) < 0 ||
-        (err = cv_vae_net_open(&vae->decoder, loader, "decoder")) < 0)
+    err = cv_weights_canonical(weights, CV_KIND_VAE, loader->log);
+    if (err < 0)
         return err;
-    vae->has_encoder = encoder && file_has_encoder(weights);
+    tiny = cv_weights_kind(weights) == CV_KIND_TINY_VAE;
+    if (tiny)
+        err = open_tiny(vae, loader);
+    else if (!(err = cv_vae_config_read(config, config_path, loader->log)))
+        err = cv_vae_net_open(&vae->decoder, loader, "decoder");
+    if (err < 0 || (err = find_channels(vae, loader)) < 0)
+        return err;
+    vae->has_encoder = encoder && !tiny && file_has_encoder(weights);
     if (vae->has_encoder &&
         (err = cv_vae_net_open(&vae->encoder, loader, "encoder")) < 0)
         return err;
@@ -105,9 +134,7 @@ static int open_weights(CvVae *vae, CvLoader *loader,
     err = load_all(vae, loader);
     loader->backend->planning = 0;
     if (err < 0 || (err = check_encoder(vae, loader)) < 0 ||
-        (err = cv_vae_config_check(config, vae, loader->log)) < 0 ||
-        (err = cv_vae_statistics(vae, config, cv_weights_path(weights),
-                                 loader->log)) < 0)
+        (!tiny && (err = check_config(vae, loader, config)) < 0))
         return err;
     if (!vae->has_encoder)
         for (int64_t i = 0; i < cv_weights_count(weights); i++)
@@ -136,9 +163,8 @@ int cv_vae_open(CvVae **vae, CvBackend *backend, const char *path,
     v->backend = backend;
     v->loader = (CvLoader){ .backend = backend, .arena = &v->weights,
                             .log = log };
-    if ((err = cv_vae_config_read(config, config_path, log)) < 0 ||
-        (err = cv_weights_open(&v->loader.weights, path, log)) < 0 ||
-        (err = open_weights(v, &v->loader, config, encoder)) < 0)
+    if ((err = cv_weights_open(&v->loader.weights, path, log)) < 0 ||
+        (err = open_weights(v, &v->loader, config, config_path, encoder)) < 0)
         goto fail;
     cv_log(log, CAUSVID_LOG_VERBOSE, "VAE: %s", v->text);
     *vae = v;

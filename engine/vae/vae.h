@@ -1,10 +1,12 @@
 /*
- * The Wan 2.1 VAE: streaming causal decoder and encoder.
+ * The Wan 2.1 VAE: streaming causal decoder and encoder; or, in its place, the
+ * tiny decoder taew2_1 (TAEHV), which is much faster and less exact. Only
+ * cv_vae_describe() tells which one it is.
  *
  * SPDX-License-Identifier: BSD-2-Clause
  *
  * The graph (number of residual blocks, widths, which stages resample time) is
- * read from the tensor names and shapes; checkpoints.md 2.3, 6.
+ * read from the tensor names and shapes; checkpoints.md 2.3, 2.7, 6.
  */
 #ifndef CV_VAE_H
 #define CV_VAE_H
@@ -16,7 +18,8 @@ typedef struct CvVae CvVae;
 /* Look at the decoder's weights, and the encoder's where `encoder` is set and
  * the file has one: everything but their values is checked, and what runs on
  * them can be planned. config_path may be "" (then the latent statistics of 6.1
- * hold). */
+ * hold), and is not looked at for the tiny decoder, whose encoder is not used
+ * either. */
 int cv_vae_open(CvVae **vae, CvBackend *backend, const char *path,
                 const char *config_path, int encoder, CvLog *log);
 /* Take their memory and load them. */

@@ -85,6 +85,10 @@ static int find_named(const CvPart *part, const char *option,
 
     if (err < 0)
         return err;
+    if (cv_random_is(given)) {
+        strcpy(path, given);
+        return 0;
+    }
     if ((err = cv_path_exists(given, log)) < 0)
         return err;
     if (!err)

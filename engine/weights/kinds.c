@@ -99,7 +99,7 @@ static const struct {
     [CV_KIND_TRANSFORMER]  = { "Wan transformer", "model" },
     [CV_KIND_TEXT_ENCODER] = { "UMT5 text encoder", "text_encoder" },
     [CV_KIND_VAE]          = { "Wan VAE", "vae" },
-    [CV_KIND_TINY_VAE]     = { "tiny VAE (TAEHV)", NULL },
+    [CV_KIND_TINY_VAE]     = { "tiny VAE (TAEHV)", "vae" },
     [CV_KIND_LORA]         = { "LoRA", "lora" },
 };
 
@@ -146,6 +146,8 @@ static int is_plain_t5(CvWeights *w)
 
 int cv_kind_check(CvWeights *w, CvKind expected, CvLog *log)
 {
+    if (expected == CV_KIND_VAE && w->kind == CV_KIND_TINY_VAE)
+        return 0;
     if (w->kind == expected) {
         if (cv_weights_find(w, "blocks.0.self_attn.attn_op.local_attn.proj_l"
                                ".weight"))
@@ -164,10 +166,6 @@ int cv_kind_check(CvWeights *w, CvKind expected, CvLog *log)
                        w->path, kinds[expected].name);
     if (w->kind == CV_KIND_UNKNOWN)
         return unknown_kind(w, expected, log);
-    if (w->kind == CV_KIND_TINY_VAE)
-        return cv_fail(log, EILSEQ, "'%s' holds a %s, which this version does "
-                       "not run; expected a %s", w->path, kinds[w->kind].name,
-                       kinds[expected].name);
     return cv_fail(log, EILSEQ, "'%s' holds a %s; expected a %s: name it with "
                    "the option %s instead of %s", w->path, kinds[w->kind].name,
                    kinds[expected].name, kinds[w->kind].option,

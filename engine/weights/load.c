@@ -52,6 +52,11 @@ static CvTensor stored_shape(const CvTensor *t, CvLoadLayout layout)
         s.dim[2] = t->dim[1];
         s.dim[3] = t->dim[2];
         s.dim[4] = t->dim[3];
+    } else if (layout == CV_LOAD_CONV_PAIR) {
+        s.n_dims = 4;
+        s.dim[1] = 2 * t->dim[4];
+        s.dim[2] = t->dim[2];
+        s.dim[3] = t->dim[3];
     }
     return s;
 }
@@ -70,6 +75,8 @@ static int shape_agrees(const CvTensor *stored, const CvTensor *expected,
         }
         return same_dims(stored, &a);
     }
+    if (layout == CV_LOAD_CONV_PAIR)
+        return same_dims(stored, expected);
     a = trimmed(stored);
     b = trimmed(expected);
     return same_dims(&a, &b);
@@ -123,7 +130,7 @@ static int find(CvEntry **entry, CvLoader *l, const char *name,
                        name_text(text, sizeof(text), e),
                        cv_type_name(e->tensor.type),
                        t->type == CV_I32 ? "I32" : "floating point numbers");
-    if (layout == CV_LOAD_CONV && cv_type_block(e->tensor.type) > 1)
+    if (layout != CV_LOAD_AS_IS && cv_type_block(e->tensor.type) > 1)
         return cv_fail(l->log, ENOSYS, "'%s': the convolution %s is quantised "
                        "as %s; expected F32, F16 or BF16, as converters leave "
                        "convolutions: get another file of this model",
@@ -139,24 +146,27 @@ static size_t bytes_of(const CvEntry *e, int64_t n)
            cv_type_bytes(e->tensor.type);
 }
 
-/* Row `first` of a convolution, [c, k] in the file, becomes [k, c]. Where the
- * file has it in pieces, it goes through `row`. */
+/* Row `first` of a convolution, [c, k] in the file, becomes [k, c]; of a pair,
+ * [2, c, k] becomes [2, k, c] with its halves exchanged. Where the file has it
+ * in pieces, it goes through `row`. */
 static void copy_kernel(uint8_t *dst, uint8_t *row, const CvEntry *e,
-                        const CvTensor *t, int64_t first)
+                        const CvTensor *t, CvLoadLayout layout, int64_t first)
 {
     size_t size = cv_type_bytes(e->tensor.type);
     size_t n = (size_t)cv_row_elements(t), channels = (size_t)t->dim[4];
-    size_t taps = n / channels;
+    size_t halves = layout == CV_LOAD_CONV_PAIR ? 2 : 1;
+    size_t taps = n / channels / halves;
     const uint8_t *src = row;
 
     if (e->view)
         cv_entry_copy(row, e, first * (int64_t)n, (int64_t)n);
     else
         src = (const uint8_t *)e->tensor.data + (size_t)first * n * size;
-    for (size_t k = 0; k < taps; k++)
-        for (size_t c = 0; c < channels; c++)
-            memcpy(dst + (k * channels + c) * size,
-                   src + (c * taps + k) * size, size);
+    for (size_t half = halves; half-- > 0; src += channels * taps * size)
+        for (size_t k = 0; k < taps; k++)
+            for (size_t c = 0; c < channels; c++)
+                memcpy(dst + ((half * taps + k) * channels + c) * size,
+                       src + (c * taps + k) * size, size);
 }
 
 /* Rows [first, first + n) of t, in its order, from the file. Behind them
@@ -171,7 +181,8 @@ static void copy_rows(uint8_t *dst, const CvEntry *e, const CvTensor *t,
         cv_entry_copy(dst, e, first * row, n * row);
     else
         for (int64_t i = 0; i < n; i++)
-            copy_kernel(dst + bytes_of(e, i * row), spare, e, t, first + i);
+            copy_kernel(dst + bytes_of(e, i * row), spare, e, t, layout,
+                        first + i);
 }
 
 /* The stored tensor -> t, which is in memory. */
@@ -278,7 +289,7 @@ int cv_load(CvLoader *l, CvTensor *t, CvLoadLayout layout, const char *format,
     n = vsnprintf(name, sizeof(name), format, args);
     va_end(args);
     if (n < 0 || n >= (int)sizeof(name) ||
-        (layout == CV_LOAD_CONV && t->n_dims != 5))
+        (layout != CV_LOAD_AS_IS && t->n_dims != 5))
         return cv_fail(l->log, EINVAL, "internal error: cv_load of '%s'",
                        format);
     /* before memory is taken: a wrong file must not decide how much */

@@ -240,6 +240,31 @@ static void add_vae(Builder *b, const Shapes *s)
     add_conv(b, "decoder.head.2", 3, base, 3, 3);
 }
 
+/* TAEHV's taew2_1, its decoder. */
+#define TINY CV_RANDOM "taew2_1"
+
+static void add_tiny_vae(Builder *b)
+{
+    static const int64_t widths[] = { 256, 128, 64, 64 };
+    char name[64];
+
+    add_conv2d(b, "decoder.1", widths[0], LATENT_CHANNELS, 3);
+    for (int stage = 0; stage < 3; stage++) {
+        int64_t c = widths[stage];
+        int at = 3 + 6 * stage;
+
+        for (int i = at; i < at + 3; i++)
+            for (int j = 0; j < 3; j++) {
+                snprintf(name, sizeof(name), "decoder.%d.conv.%d", i, 2 * j);
+                add_conv2d(b, name, c, j ? c : 2 * c, 3);
+            }
+        add(b, SHAPE(stage ? 2 * c : c, c, 1, 1), "decoder.%d.conv.weight",
+            at + 4);
+        add(b, SHAPE(widths[stage + 1], c, 3, 3), "decoder.%d.weight", at + 5);
+    }
+    add_conv2d(b, "decoder.22", 3, widths[3], 3);
+}
+
 /* ---- names ---- */
 
 int cv_random_is(const char *path)
@@ -282,6 +307,10 @@ int cv_random_read(CvWeights *weights, const CvFile *file, CvLog *log)
     Builder b = { weights, file, log, 0 };
 
     weights->random = 1;
+    if (!strcmp(file->path, TINY)) {
+        add_tiny_vae(&b);
+        return b.err;
+    }
     if (!shapes || !part)
         return cv_fail(log, ENOENT, "there are no weights '%.100s'",
                        file->path);

@@ -36,8 +36,8 @@ typedef enum CvKind {
     CV_KIND_TRANSFORMER,
     CV_KIND_TEXT_ENCODER,
     CV_KIND_VAE,
-    CV_KIND_TINY_VAE,   /* TAEHV: recognised, so that it is refused by name */
-    CV_KIND_LORA,       /* likewise */
+    CV_KIND_TINY_VAE,   /* TAEHV: serves where a VAE is expected */
+    CV_KIND_LORA,       /* refused by name where a network is expected */
     CV_KIND_COUNT
 } CvKind;
 
@@ -96,6 +96,8 @@ typedef enum CvLoadLayout {
     CV_LOAD_AS_IS,
     CV_LOAD_CONV, /* [o, c, kt, kh, kw] or [o, c, kh, kw] -> the order
                      [o, kt, kh, kw, c] of CvConv3d (kt = 1 for the latter) */
+    CV_LOAD_CONV_PAIR, /* [o, 2 c, kh, kw], whose first c inputs are of a frame
+                     and whose others of the one before, -> [o, 2, kh, kw, c] */
 } CvLoadLayout;
 
 /* *t: type and dims as the network wants them (after rearranging); the stored

@@ -12,7 +12,7 @@ typedef struct Shape {
     int64_t t, p, h, w, c, o, kt, kh, kw;
     int stride_t, stride_s, up;
     int top, left, bottom, right;
-    int bias, add, in_place;
+    int bias, add, in_place, relu;
 } Shape;
 
 static double input_at(const Shape *s, const float *x, const float *history,
@@ -72,16 +72,20 @@ static void conv_case(Env *e, const Shape *s)
         .add = s->add ? &add->t : NULL, .stride_t = s->stride_t,
         .stride_s = s->stride_s, .up = s->up, .pad_top = s->top,
         .pad_left = s->left, .pad_bottom = s->bottom, .pad_right = s->right,
+        .relu = s->relu,
     };
 
     for (int64_t f = 0; f < to; f++)
         for (int64_t i = 0; i < ho; i++)
             for (int64_t j = 0; j < wo; j++)
-                for (int64_t o = 0; o < s->o; o++)
-                    *y++ = output_at(s, x->host, history->host, weight->host,
-                                     f, i, j, o) +
-                           (s->bias ? bias->host[o] : 0) +
-                           (s->add ? *a++ : 0);
+                for (int64_t o = 0; o < s->o; o++) {
+                    *y = output_at(s, x->host, history->host, weight->host, f,
+                                   i, j, o) +
+                         (s->bias ? bias->host[o] : 0) + (s->add ? *a++ : 0);
+                    if (s->relu && *y < 0)
+                        *y = 0;
+                    y++;
+                }
     for (int64_t f = 0; f < s->p; f++)
         for (int64_t i = 0; i < size; i++)
             kept[f * size + i] = f + s->t < s->p
@@ -90,11 +94,11 @@ static void conv_case(Env *e, const Shape *s)
     called(e, cv_conv3d(e->b, &args), "conv3d");
     compare(e, out, expected, "conv3d %lld+%lldx%lldx%lldx%lld -> %lld, kernel"
             " %lldx%lldx%lld, stride %d %d, up %d, pads %d %d %d %d, bias %d, "
-            "add %d", (long long)s->p, (long long)s->t, (long long)s->h,
+            "add %d, relu %d", (long long)s->p, (long long)s->t, (long long)s->h,
             (long long)s->w, (long long)s->c, (long long)s->o,
             (long long)s->kt, (long long)s->kh, (long long)s->kw, s->stride_t,
             s->stride_s, s->up, s->top, s->left, s->bottom, s->right, s->bias,
-            s->add);
+            s->add, s->relu);
     if (s->p)
         compare(e, history, kept, "history of %lld after %lld frames",
                 (long long)s->p, (long long)s->t);
@@ -122,6 +126,7 @@ void test_conv3d(Env *e)
             .right = (int)random_int(e, 0, 2),
             .bias = (int)random_int(e, 0, 1), .add = (int)random_int(e, 0, 1),
             .in_place = (int)random_int(e, 0, 1),
+            .relu = (int)random_int(e, 0, 1),
         };
 
         if (s.p + s.t < s.kt || s.up * s.h + s.top + s.bottom < s.kh ||
@@ -136,33 +141,39 @@ void test_conv3d_vae(Env *e)
 {
     static const Shape shapes[] = {
         /* causal 3x3x3, also with one channel in and with the head's 3 out */
-        { 2, 2, 6, 33, 16, 16, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1 },
-        { 1, 2, 5, 20, 96, 96, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0 },
-        { 4, 2, 5, 37, 96, 3, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0 },
-        { 1, 2, 7, 19, 3, 96, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0 },
-        { 1, 2, 4, 6, 384, 384, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0 },
+        { 2, 2, 6, 33, 16, 16, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0 },
+        { 1, 2, 5, 20, 96, 96, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0 },
+        { 4, 2, 5, 37, 96, 3, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0 },
+        { 1, 2, 7, 19, 3, 96, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0 },
+        { 1, 2, 4, 6, 384, 384, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0 },
         /* doubled, then 3x3 */
-        { 2, 0, 6, 21, 32, 16, 1, 3, 3, 1, 1, 2, 1, 1, 1, 1, 1, 0, 0 },
-        { 1, 0, 5, 9, 192, 96, 1, 3, 3, 1, 1, 2, 1, 1, 1, 1, 1, 0, 0 },
+        { 2, 0, 6, 21, 32, 16, 1, 3, 3, 1, 1, 2, 1, 1, 1, 1, 1, 0, 0, 0 },
+        { 1, 0, 5, 9, 192, 96, 1, 3, 3, 1, 1, 2, 1, 1, 1, 1, 1, 0, 0, 0 },
         /* time only, and halved in time and in space */
-        { 3, 2, 4, 13, 48, 96, 3, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 0, 0 },
-        { 4, 1, 4, 13, 48, 48, 3, 1, 1, 2, 1, 1, 0, 0, 0, 0, 1, 0, 0 },
-        { 2, 0, 12, 34, 24, 24, 1, 3, 3, 1, 2, 1, 0, 0, 1, 1, 1, 0, 0 },
+        { 3, 2, 4, 13, 48, 96, 3, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 0, 0, 0 },
+        { 4, 1, 4, 13, 48, 48, 3, 1, 1, 2, 1, 1, 0, 0, 0, 0, 1, 0, 0, 0 },
+        { 2, 0, 12, 34, 24, 24, 1, 3, 3, 1, 2, 1, 0, 0, 1, 1, 1, 0, 0, 0 },
         /* pointwise, with a residual; one of the latent */
-        { 3, 0, 5, 17, 32, 64, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 0 },
-        { 1, 0, 4, 9, 16, 16, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 0, 0 },
+        { 3, 0, 5, 17, 32, 64, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 0, 0 },
+        { 1, 0, 4, 9, 16, 16, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 0, 0, 0 },
         /* history longer than what comes */
-        { 1, 3, 3, 5, 8, 8, 4, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0 },
+        { 1, 3, 3, 5, 8, 8, 4, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0 },
         /* more than fits a tile of patches */
-        { 1, 2, 2, 40, 1100, 5, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0 },
+        { 1, 2, 2, 40, 1100, 5, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0 },
         /* channels that are no multiple of 64, more squares than a tile has;
          * time only */
-        { 2, 1, 11, 21, 104, 100, 2, 3, 2, 1, 1, 1, 0, 1, 2, 1, 1, 1, 1 },
-        { 2, 2, 9, 17, 64, 128, 3, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 0, 0 },
-        { 3, 1, 5, 9, 72, 12, 2, 2, 3, 2, 1, 1, 2, 0, 0, 2, 0, 0, 0 },
+        { 2, 1, 11, 21, 104, 100, 2, 3, 2, 1, 1, 1, 0, 1, 2, 1, 1, 1, 1, 0 },
+        { 2, 2, 9, 17, 64, 128, 3, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 0, 0, 0 },
+        { 3, 1, 5, 9, 72, 12, 2, 2, 3, 2, 1, 1, 2, 0, 0, 2, 0, 0, 0, 0 },
+        /* the tiny decoder's: two frames, and with the block's input added */
+        { 2, 1, 5, 21, 64, 64, 2, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 1 },
+        { 2, 0, 5, 21, 64, 64, 1, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1 },
+        { 1, 0, 9, 17, 64, 64, 1, 3, 3, 1, 1, 2, 1, 1, 1, 1, 0, 0, 0, 1 },
+        { 1, 0, 4, 9, 16, 256, 1, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 1 },
+        { 2, 0, 9, 17, 64, 3, 1, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 1 },
         /* enough pixels for a GPU's largest tiles */
-        { 2, 0, 31, 35, 16, 96, 1, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0 },
-        { 2, 0, 31, 35, 16, 128, 1, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1 },
+        { 2, 0, 31, 35, 16, 96, 1, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0 },
+        { 2, 0, 31, 35, 16, 128, 1, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0 },
     };
 
     e->aligned = 1;

@@ -24,6 +24,24 @@ void test_silu(Env *e)
     }
 }
 
+void test_soft_clamp(Env *e)
+{
+    for (int i = 0; i < 8; i++) {
+        int64_t n = PICK(e, 1, 7, 256, 1000, 33000);
+        float limit = i % 2 ? 3 : 0.7f;
+        Buffer *x = INPUT(e, CV_F32, i % 3 ? 6 : 100, n);
+        Buffer *out = i % 4 < 2 ? writable(x) : OUTPUT(e, CV_F32, n);
+        double *expected = make_doubles(e, n);
+
+        for (int64_t j = 0; j < n; j++)
+            expected[j] = limit * tanh((double)x->host[j] / limit);
+        called(e, cv_soft_clamp(e->b, &out->t, &x->t, limit), "soft_clamp");
+        compare(e, out, expected, "soft_clamp of %lld to %g", (long long)n,
+                limit);
+        end_case(e);
+    }
+}
+
 void test_embed(Env *e)
 {
     for (int i = 0; i < 8; i++) {

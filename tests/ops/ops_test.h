@@ -113,6 +113,7 @@ void test_layer_norm(Env *e);
 void test_norm_silu(Env *e);
 void test_qk_norm_rope(Env *e);
 void test_silu(Env *e);            /* ops_small.c */
+void test_soft_clamp(Env *e);
 void test_embed(Env *e);
 void test_t5_bias(Env *e);
 void test_timestep_embedding(Env *e);

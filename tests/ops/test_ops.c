@@ -38,6 +38,7 @@ const OpTest op_tests[] = {
     { "norm_silu", test_norm_silu },
     { "qk_norm_rope", test_qk_norm_rope },
     { "silu", test_silu },
+    { "soft_clamp", test_soft_clamp },
     { "embed", test_embed },
     { "t5_bias", test_t5_bias },
     { "timestep_embedding", test_timestep_embedding },

@@ -177,8 +177,10 @@ static void test_kinds(void)
         { DIT_DIFFUSERS, CV_KIND_TEXT_ENCODER, EILSEQ,
           "Wan transformer; expected a UMT5|option model" },
         { VAE, CV_KIND_TRANSFORMER, EILSEQ, "Wan VAE; expected a Wan trans" },
-        { "decoder.1.weight decoder.3.conv.0.weight", CV_KIND_VAE, EILSEQ,
-          "tiny VAE (TAEHV), which this version does not run" },
+        { "decoder.1.weight decoder.3.conv.0.weight", CV_KIND_VAE, 0,
+          "decoder.1.weight decoder.3.conv.0.weight" },
+        { "decoder.1.weight decoder.3.conv.0.weight", CV_KIND_TRANSFORMER,
+          EILSEQ, "tiny VAE (TAEHV); expected a Wan trans|option vae" },
         { "diffusion_model.blocks.0.ffn.0.lora_down.weight "
           "diffusion_model.blocks.0.ffn.0.lora_up.weight",
           CV_KIND_TRANSFORMER, EILSEQ, "LoRA; expected a Wan|option lora" },

@@ -235,6 +235,40 @@ static void tell_start(const CvPipeline *p)
            (double)cv_budget_peak(g->model, g->run.arena) / 1e6);
 }
 
+/* A distilled model only works as it was distilled. One line for a clip; of a
+ * model with a recipe.json, its authors decide. */
+static void tell_off_recipe(const CvPipeline *p, const CausvidClip *args)
+{
+    const CvRecipe *r = &p->generator.model->recipe;
+    const CvClip *clip = &p->generator.clip;
+    /* its sigmas are fixed, and each of its counts is a recipe */
+    const int fixed = clip->schedule.sampler == CAUSVID_SAMPLER_FLOWMATCH;
+    char text[256] = "";
+    size_t n = 0;
+
+    if (!r->family[0] || r->guidance != 1)
+        return;
+    if (clip->schedule.sampler != r->sampler)
+        n += (size_t)snprintf(text + n, sizeof(text) - n, ", sampler=%s",
+                              cv_sampler_name(clip->schedule.sampler));
+    if (clip->schedule.steps != r->steps && !fixed)
+        n += (size_t)snprintf(text + n, sizeof(text) - n, ", steps=%d",
+                              clip->schedule.steps);
+    if (args->n_timesteps > 0)
+        n += (size_t)snprintf(text + n, sizeof(text) - n, ", timesteps");
+    if (args->shift > 0 && args->shift != r->shift && !fixed)
+        n += (size_t)snprintf(text + n, sizeof(text) - n, ", shift=%g",
+                              args->shift);
+    if (clip->guidance != r->guidance)
+        n += (size_t)snprintf(text + n, sizeof(text) - n, ", guidance=%g",
+                              clip->guidance);
+    if (n)
+        cv_log(p->log, CAUSVID_LOG_WARNING, "%s: not what %s was distilled "
+               "for (%d steps of %s, shift %g, guidance 1); expect a worse "
+               "picture", text + 2, r->family, r->steps,
+               cv_sampler_name(r->sampler), r->shift);
+}
+
 int cv_pipeline_start(CvPipeline **pipeline, const CvModel *model,
                       CvArena *arena, const CausvidClip *args,
                       void (*progress)(void *, const CausvidProgress *),
@@ -275,6 +309,7 @@ int cv_pipeline_start(CvPipeline **pipeline, const CvModel *model,
                                             n_negative)) < 0)
         goto fail;
     tell_start(p);
+    tell_off_recipe(p, args);
     clock_gettime(CLOCK_MONOTONIC, &p->began);
     if (pthread_create(&p->thread, NULL, run, p)) {
         err = cv_fail(p->log, ENOMEM, "no thread could be started; the "

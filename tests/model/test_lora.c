@@ -38,20 +38,27 @@ static Outcome frames_with(const char *list)
     return try_model(&settings, FRAMES);
 }
 
-/* The frames of the model whose transformer is that of a fixture. */
-static uint64_t frames_of(const char *name)
+/* A fixture as a file of the copy. */
+static void put(const char *name, const char *as)
 {
     size_t n = (size_t)1 << 20;
     char *data = need(malloc(n));
     FILE *file = fopen(lora(name), "rb");
-    Outcome o;
 
     if (!file)
         tap_bail("%s is missing", name);
     n = fread(data, 1, n, file);
     fclose(file);
-    file_write(DIT_FILE, data, n);
+    file_write(as, data, n);
     free(data);
+}
+
+/* The frames of the model whose transformer is that of a fixture. */
+static uint64_t frames_of(const char *name)
+{
+    Outcome o;
+
+    put(name, DIT_FILE);
     o = frames_with(NULL);
     if (o.error || o.frames != FRAMES)
         tap_bail("%s: %s", name, line_text(&o));
@@ -221,6 +228,81 @@ static void test_refused(void)
     settings.model = NULL;
 }
 
+/* ---- recipes ---- */
+
+typedef struct Said {
+    char all[4096]; /* INFO and WARNING lines */
+    int warnings;
+} Said;
+
+static void keep_lines(void *cookie, enum CausvidLogLevel level,
+                       const char *format, va_list args)
+{
+    Said *said = cookie;
+    size_t used = strlen(said->all);
+
+    said->warnings += level == CAUSVID_LOG_WARNING;
+    if (level <= CAUSVID_LOG_INFO) {
+        vsnprintf(said->all + used, sizeof(said->all) - used - 1, format,
+                  args);
+        strcat(said->all, "\n");
+    }
+}
+
+static int said_all(const Said *said, const char *text)
+{
+    int found = !!strstr(said->all, text);
+
+    if (!found)
+        tap_diag("%s", said->all);
+    return found;
+}
+
+/* A LoRA that says what it is makes of plain Wan a model of few steps. */
+static void test_recipe(void)
+{
+    CausvidContext *cv = NULL;
+    CausvidSettings s = settings;
+    CausvidInfo info;
+    CausvidClip clip;
+    Said said = { { 0 }, 0 };
+    char list[FIXTURE_PATH + 8];
+
+    file_remove("recipe.json");
+    put(STYLES "kijai.safetensors", "../a_causvid_lora.safetensors");
+    snprintf(list, sizeof(list), "%s=0.7",
+             model_file("../a_causvid_lora.safetensors"));
+    s.model   = model_file("");
+    s.lora    = list;
+    s.variant = CAUSVID_VARIANT_BIDIRECTIONAL;
+    s.log     = keep_lines;
+    s.cookie  = &said;
+    if (causvid_open(&cv, &s) < 0)
+        tap_bail("open: %s", said.all);
+    causvid_get_info(cv, &info);
+    ok(info.steps == 3 && info.guidance == 1 &&
+       info.sampler == CAUSVID_SAMPLER_CAUSVID, "it chooses the recipe");
+    ok(said_all(&said, "recipe: Wan + CausVid LoRA (causvid, 3 steps, shift 8, "
+                "guidance 1), since 'a_causvid_lora.safetensors' says "
+                "'causvid'"), "and says so");
+    ok(said_all(&said, "applied 69 of 69 entries, strength 0.7"),
+       "all entries are applied, and the log says it");
+    causvid_default_clip(&clip);
+    clip.prompt = "a cat";
+    clip.width  = 48;
+    clip.height = 16;
+    clip.frames = 5;
+    ok(!causvid_start(cv, &clip) && !said.warnings, "its recipe is fine");
+    clip.steps    = 2;
+    clip.guidance = 5;
+    ok(!causvid_start(cv, &clip) && said.warnings == 1 &&
+       said_all(&said, "\nsteps=2, guidance=5: not what Wan + CausVid LoRA was "
+                "distilled for (3 steps of causvid, shift 8, guidance 1)"),
+       "other settings get one warning");
+    causvid_close(&cv);
+    model_reset();
+}
+
 int main(void)
 {
     causvid_default_settings(&settings);
@@ -229,5 +311,6 @@ int main(void)
     test_devices();
     test_tensors();
     test_refused();
+    test_recipe();
     return tap_done();
 }

@@ -47,6 +47,20 @@ done
 # Its list of sigmas is fixed, so it brings its own number of steps.
 is "$(hashes "$source:d=0.5:sampler=flowmatch_causvid" | wc -l)" 8 "sampler=flowmatch_causvid works"
 
+# A model that LoRA files are there for.
+fixtures=$src/tests/model/fixtures
+tiny="causvid=prompt=a:seed=1:d=0.5:model=$fixtures/clip/model"
+plain=$(hashes "$tiny")
+changed=$(hashes "$tiny:lora=$fixtures/lora/kijai.safetensors")
+isnt "$changed" "$plain" "lora changes the picture"
+is "$(hashes "$tiny:lora=$fixtures/lora/kijai.safetensors=0")" "$plain" \
+    "its strength stands behind the last ="
+is "$(hashes "$tiny:lora=$fixtures/lora/blocks.safetensors=1|$fixtures/lora/rest.safetensors")" \
+    "$changed" "several files with | between them"
+like "$("$ffmpeg" -hide_banner -nostdin -f lavfi -i "$tiny:lora=$fixtures/lora/kijai.safetensors" \
+    -frames:v 1 -f null - 2>&1)" "kijai.safetensors': applied 69 of 69 entries, strength 1" \
+    "the log says how much was applied"
+
 guided=$(hashes "$source:d=0.5:guidance=5")
 isnt "$guided" "$reference" "guidance changes the picture"
 isnt "$(hashes "$source:d=0.5:guidance=5:negative_prompt=a blue star")" \

@@ -622,9 +622,47 @@ def gguf_files():
     one("blocks-nan", ("w", (32,), 8, 0), data=b"\xff" * 34)
 
 
+def loras():
+    """For the transformer of fuzz_lora.c."""
+    q = "blocks.0.self_attn.q"
+    flat = "lora_unet_blocks_0_self_attn_q"
+    ffn = "diffusion_model.blocks.0.ffn.0"
+
+    def pair(stem, down, up, out, in_, rank=2, dtype="F16"):
+        return [(stem + down, dtype, [rank, in_]),
+                (stem + up, dtype, [out, rank])]
+
+    def put(name, tensors):
+        for pad in range(2):
+            save("lora", f"{name}-{pad}", container(tensors, pad=pad))
+
+    ab = (".lora_A.weight", ".lora_B.weight")
+    put("kijai", pair("diffusion_model." + q, *ab, 4, 3) + pair(
+        ffn, *ab, 16, 2, dtype="BF16") + [
+        ("diffusion_model.blocks.0.diff_m", "F32", [1, 6, 2]),
+        ("diffusion_model.blocks.0.norm3.diff", "F16", [2]),
+        ("diffusion_model." + q + ".diff_b", "F64", [4]),
+        ("diffusion_model.patch_embedding.diff", "F16", [2, 2, 1, 2, 2])])
+    put("kohya", pair(flat, ".lora_down.weight", ".lora_up.weight", 4, 3) + [
+        (flat + ".alpha", "F32", [])])
+    put("diffusers", pair("transformer.blocks.0.attn1.to_q", *ab, 4, 3, 1))
+    put("peft", pair("base_model.model." + q, ".lora_A.default.weight",
+                     ".lora_B.default.weight", 4, 3, 3, "F32"))
+    put("conv", pair("patch_embedding", ".lora_down.weight",
+                     ".lora_up.weight", 2, 8))
+    put("other-width", pair(q, *ab, 4, 5))
+    put("alone", pair(q, *ab, 4, 3)[:1])
+    put("unknown", pair("blocks.9.ffn.0", *ab, 4, 3))
+    put("kinds", [(q + ".hada_w1_a", "F16", [2, 2])])
+    put("images", [("img_emb.proj.1.diff_b", "F16", [2])] + pair(
+        q, *ab, 4, 3))
+    put("twice", pair(q, *ab, 4, 3) + pair("model." + q, *ab, 4, 3))
+
+
 weights()
 networks()
 texts()
 tokenizers()
 torch_files()
 gguf_files()
+loras()

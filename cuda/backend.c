@@ -298,6 +298,7 @@ int cv_cuda_open(CvBackend **backend, const CvCudaSettings *settings,
     cuda->base.name        = "cuda";
     cuda->base.activation  = settings->float32 ? CV_F32 : CV_BF16;
     cuda->base.weight      = cuda->base.activation;
+    cuda->base.fp8         = !settings->float32;
     cuda->base.log         = log;
     cuda->base.cuda_planes = 1;
     cuda->base.close       = cuda_close;
@@ -340,6 +341,7 @@ static const CvOps cuda_ops = {
     .linear = cv_cuda_linear,
     .attention = cv_cuda_attention,
     .add_product = cv_cuda_add_product,
+    .quantise = cv_cuda_quantise,
     .rms_norm = cv_cuda_rms_norm,
     .silu = cv_cuda_silu,
     .embed = cv_cuda_embed,

@@ -9,35 +9,10 @@
  */
 #include <math.h>
 
+#include "fp8.cuh"
 #include "vector.cuh"
 
 enum { kThreads = 256 };
-
-static __device__ __forceinline__ float from_half(uint32_t v)
-{
-    /* Shifted into the place of float32's fields; the product makes up for
-     * the difference of the biases, exactly. */
-    float f = __uint_as_float((v & 0x7fff) << 13) * 0x1p112f;
-
-    return v & 0x8000 ? -f : f;
-}
-
-static __device__ __forceinline__ float from_e4m3(uint32_t v)
-{
-    float f = __uint_as_float((v & 0x7f) << 20) * 0x1p120f;
-
-    if ((v & 0x7f) == 0x7f)
-        f = __uint_as_float(0x7fc00000u);
-    return v & 0x80 ? -f : f;
-}
-
-/* Infinities and NaNs of half, whose exponent would be one of float32's
- * finite numbers. */
-static __device__ __forceinline__ float checked_half(uint32_t v)
-{
-    return (v & 0x7c00) == 0x7c00 ? __uint_as_float(0x7fc00000u)
-                                  : from_half(v);
-}
 
 /* Rounded to float32, or, where float32 is rounded again, to the neighbour
  * whose last bit is set unless it is exact: then the second rounding does what
@@ -64,13 +39,11 @@ static __device__ __forceinline__ float decode(const uint32_t *words, int i,
         return from_f64((uint64_t)words[2 * i + 1] << 32 | words[2 * i],
                         again);
     else if constexpr (type == CV_F16)
-        return checked_half(words[i / 2] >> i % 2 * 16 & 0xffff);
+        return cv_checked_half(words[i / 2] >> i % 2 * 16 & 0xffff);
     else if constexpr (type == CV_BF16)
         return __uint_as_float(words[i / 2] >> i % 2 * 16 << 16);
-    else if constexpr (type == CV_F8_E4M3)
-        return from_e4m3(words[0] >> i * 8 & 0xff);
-    else if constexpr (type == CV_F8_E5M2) /* the upper byte of a half */
-        return checked_half((words[0] >> i * 8 & 0xff) << 8);
+    else if constexpr (type == CV_F8_E4M3 || type == CV_F8_E5M2)
+        return cv_from_fp8<type>(words[0] >> i * 8 & 0xff);
     else
         return __uint_as_float(words[i]);
 }
@@ -200,6 +173,8 @@ int cv_cuda_cast(CvCuda *cuda, void *dst, CvType dst_type, const void *src,
         return cv_cuda_check(cuda, cudaMemcpyAsync(dst, src, (size_t)n * 4,
                                                    cudaMemcpyDeviceToDevice,
                                                    cuda->stream), "cast");
+    if (cv_type_is_fp8(dst_type) && dst_type == src_type)
+        return cv_cuda_copy_fp8(cuda, dst, src, src_type, n, bad);
     if (cv_type_block(src_type) > 1)
         return cv_cuda_decode_blocks(cuda, dst, dst_type, src, src_type, n,
                                      bad);

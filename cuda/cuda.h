@@ -107,7 +107,7 @@ int cv_cuda_norm_silu(CvBackend *b, const CvTensor *out, const CvTensor *x,
 
 /* embed.cu */
 int cv_cuda_embed(CvBackend *b, const CvTensor *out, const CvTensor *table,
-                  const CvTensor *ids);
+                  const CvTensor *scale, const CvTensor *ids);
 int cv_cuda_t5_bias(CvBackend *b, const CvTensor *out, const CvTensor *table);
 int cv_cuda_timestep_embedding(CvBackend *b, const CvTensor *out,
                                const CvTensor *t);
@@ -122,10 +122,24 @@ int cv_cuda_combine(CvBackend *b, const CvTensor *out, const CvTerm *terms,
                     int n_terms);
 int cv_cuda_convert(CvBackend *b, const CvTensor *out, const CvTensor *x);
 
-/* What linear.c does to a product that cuBLASLt has no epilogue for:
- * a->out rows [row, row + n) = epilogue(y + bias), y: float32 [n, o]. */
+/* What linear.c does to a product that cuBLASLt has no epilogue for: of a->out
+ * rows [row, row + n) and columns [first, first + width) =
+ * epilogue(y + bias), y: float32 [n, width]. */
 int cv_cuda_epilogue(CvCuda *cuda, const CvLinear *a, int64_t row, int64_t n,
-                     const float *y);
+                     int64_t first, int64_t width, const float *y);
+
+/* fp8.cu */
+int cv_cuda_quantise(CvBackend *b, const CvTensor *out, const CvTensor *scale,
+                     const CvTensor *x);
+
+/* fp8.cu. Rows of a matrix: out (bf16 [rows, columns]) = scale[row] * src; at
+ * most 2^31 elements. */
+int cv_cuda_from_fp8(CvCuda *cuda, void *out, const void *src, CvType type,
+                     const float *scale, int64_t rows, int64_t columns);
+/* n bytes of fp8 as they are; *bad (device) is set to 1 by one that is NaN or
+ * infinite. */
+int cv_cuda_copy_fp8(CvCuda *cuda, void *dst, const void *src, CvType type,
+                     int64_t n, int *bad);
 
 /* n elements at src (device, src_type) -> dst (device, dst_type), rounded to
  * nearest even; *bad (device) is set to 1 where one is NaN or infinite. */

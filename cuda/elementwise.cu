@@ -199,7 +199,8 @@ int cv_cuda_convert(CvBackend *b, const CvTensor *out, const CvTensor *x)
 
 /* ---- epilogue ---- */
 
-/* Rows of all pointers but y's begin at the first row that is written. */
+/* All pointers but y's are those of the first element that is written, or of
+ * its column. */
 template <typename Y, typename B> struct Epilogue {
     CvEpilogue kind;
     Y *out;
@@ -207,6 +208,7 @@ template <typename Y, typename B> struct Epilogue {
     const B *bias;
     const float *y, *gate;        /* gate: of the first group */
     int64_t row, rows, width;     /* row: of the first in the whole output */
+    int64_t step;                 /* from row to row; of y: width */
     int64_t group_rows, group_step;
     int lanes; /* threads of a row, a power of two up to kThreads */
 };
@@ -247,12 +249,12 @@ epilogue_kernel(const Epilogue<Y, B> a)
         gate = a.gate + (a.row + row) / a.group_rows * a.group_step;
     for (int64_t c = (int)threadIdx.x % a.lanes * n; c < a.width;
          c += a.lanes * n) {
-        int64_t at = row * a.width + c;
+        int64_t at = row * a.step + c, from = row * a.width + c;
 
         if constexpr (n == 4) {
             float y[n], bias[n] = { 0 }, other[n] = { 0 }, g[n] = { 0 };
 
-            cv_load_n<n>(y, a.y + at);
+            cv_load_n<n>(y, a.y + from);
             if (a.bias)
                 cv_load_n<n>(bias, a.bias + c);
             if (a.other)
@@ -265,7 +267,7 @@ epilogue_kernel(const Epilogue<Y, B> a)
             cv_store_n<n>(a.out + at, y);
         } else {
             cv_store(a.out + at,
-                     finish<fast>(a.kind, a.y[at] +
+                     finish<fast>(a.kind, a.y[from] +
                                       (a.bias ? cv_load(a.bias + c) : 0),
                                   a.other ? cv_load(a.other + at) : 0,
                                   gate ? gate[c] : 0));
@@ -275,25 +277,25 @@ epilogue_kernel(const Epilogue<Y, B> a)
 
 template <typename Y, typename B>
 static int epilogue(CvCuda *cuda, const CvLinear *l, int64_t row, int64_t rows,
-                    const float *y)
+                    int64_t first, int64_t width, const float *y)
 {
-    int64_t width = l->out->dim[1], pieces;
-    Epilogue<Y, B> a = { l->epilogue, (Y *)l->out->data + row * width, NULL,
-                         NULL, y, NULL, row, rows, width, 1, 0, kThreads };
+    int64_t step = l->out->dim[1], at = row * step + first, pieces;
+    Epilogue<Y, B> a = { l->epilogue, (Y *)l->out->data + at, NULL, NULL, y,
+                         NULL, row, rows, width, step, 1, 0, kThreads };
     int n;
 
     if (l->bias)
-        a.bias = (const B *)l->bias->data;
+        a.bias = (const B *)l->bias->data + first;
     if (l->epilogue >= CV_EPI_MUL)
-        a.other = (const Y *)l->other->data + row * width;
+        a.other = (const Y *)l->other->data + at;
     if (l->epilogue == CV_EPI_GATE_ADD) {
-        a.gate = (const float *)l->mod->data + l->gate_row * width;
+        a.gate = (const float *)l->mod->data + l->gate_row * step + first;
         a.group_rows = l->out->dim[0] / l->mod->dim[0];
-        a.group_step = l->mod->dim[1] * width;
+        a.group_step = l->mod->dim[1] * step;
     }
-    n = width % 4 == 0 && cv_aligned16(a.out) && cv_aligned16(a.other) &&
-        cv_aligned16(y) && cv_aligned16(a.bias) && cv_aligned16(a.gate) ? 4
-                                                                        : 1;
+    n = width % 4 == 0 && step % 4 == 0 && cv_aligned16(a.out) &&
+        cv_aligned16(a.other) && cv_aligned16(y) && cv_aligned16(a.bias) &&
+        cv_aligned16(a.gate) ? 4 : 1;
     pieces = width / n;
     while (a.lanes > 1 && a.lanes / 2 >= pieces)
         a.lanes /= 2;
@@ -303,13 +305,13 @@ static int epilogue(CvCuda *cuda, const CvLinear *l, int64_t row, int64_t rows,
 }
 
 int cv_cuda_epilogue(CvCuda *cuda, const CvLinear *a, int64_t row, int64_t n,
-                     const float *y)
+                     int64_t first, int64_t width, const float *y)
 {
-    if (!n || !a->out->dim[1])
+    if (!n || !width)
         return 0;
     if (a->out->type == CV_F32)
-        return epilogue<float, float>(cuda, a, row, n, y);
+        return epilogue<float, float>(cuda, a, row, n, first, width, y);
     return a->bias && a->bias->type == CV_BF16
-               ? epilogue<cv_bf16, cv_bf16>(cuda, a, row, n, y)
-               : epilogue<cv_bf16, float>(cuda, a, row, n, y);
+               ? epilogue<cv_bf16, cv_bf16>(cuda, a, row, n, first, width, y)
+               : epilogue<cv_bf16, float>(cuda, a, row, n, first, width, y);
 }

@@ -17,6 +17,7 @@
  */
 #include <math.h>
 
+#include "fp8.cuh"
 #include "vector.cuh"
 
 enum { kThreads = 256 };
@@ -59,11 +60,42 @@ static int embed(CvCuda *cuda, const CvTensor *out, const CvTensor *table,
                      kThreads, 0, dst, rows, id, d);
 }
 
+/* A few hundred rows a prompt: one element at a time will do. */
+template <CvType type>
+__global__ void __launch_bounds__(kThreads)
+embed_fp8_kernel(float *__restrict__ out, const uint8_t *__restrict__ table,
+                 const float *__restrict__ scale,
+                 const int32_t *__restrict__ ids, int64_t d)
+{
+    const uint8_t *row = table + ids[blockIdx.x] * d;
+    float factor = scale[ids[blockIdx.x]];
+
+    out += blockIdx.x * d;
+    for (int64_t i = threadIdx.x; i < d; i += kThreads)
+        out[i] = factor * cv_from_fp8<type>(row[i]);
+}
+
+template <CvType type>
+static int embed_fp8(CvCuda *cuda, const CvTensor *out, const CvTensor *table,
+                     const CvTensor *scale, const CvTensor *ids)
+{
+    auto kernel = embed_fp8_kernel<type>;
+
+    return CV_LAUNCH(cuda, cuda->stream, kernel, (unsigned)out->dim[0],
+                     kThreads, 0, (float *)out->data,
+                     (const uint8_t *)table->data, (const float *)scale->data,
+                     (const int32_t *)ids->data, table->dim[1]);
+}
+
 int cv_cuda_embed(CvBackend *b, const CvTensor *out, const CvTensor *table,
-                  const CvTensor *ids)
+                  const CvTensor *scale, const CvTensor *ids)
 {
     if (!cv_elements(out))
         return 0;
+    if (table->type == CV_F8_E4M3)
+        return embed_fp8<CV_F8_E4M3>(cv_cuda(b), out, table, scale, ids);
+    if (table->type == CV_F8_E5M2)
+        return embed_fp8<CV_F8_E5M2>(cv_cuda(b), out, table, scale, ids);
     return table->type == CV_F32
                ? embed<float>(cv_cuda(b), out, table, ids)
                : embed<cv_bf16>(cv_cuda(b), out, table, ids);

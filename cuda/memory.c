@@ -230,7 +230,8 @@ int cv_cuda_upload(CvBackend *b, const CvTensor *dst, const void *src,
     int err = 0, i;
 
     if ((dst->type != CV_F32 && dst->type != b->activation &&
-         dst->type != b->weight && dst->type != CV_I32) ||
+         dst->type != b->weight && dst->type != CV_I32 &&
+         !(b->fp8 && cv_type_is_fp8(dst->type))) ||
         (src_type > CV_F8_E5M2 && src_type != CV_I32 && block == 1))
         return cv_fail(b->log, EINVAL, "upload: %s from %s is not supported",
                        cv_type_name(dst->type), cv_type_name(src_type));

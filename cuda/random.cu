@@ -9,6 +9,7 @@
  * instructions, at 2.5e13 a second 20 ms on an H200, more than the 40 GB that
  * are written take (10 ms): bound by instructions (predicted).
  */
+#include "fp8.cuh"
 #include "vector.cuh"
 
 enum { kThreads = 256, kEach = 8 };
@@ -31,6 +32,34 @@ static __device__ __forceinline__ float element(uint64_t seed, int64_t i,
     return __bfloat162float(__float2bfloat16_rn(x));
 }
 
+/* Of fp8: a byte is E4M3. */
+static __device__ __forceinline__ void store_each(uint8_t *p, const float *v)
+{
+    uint32_t words[kEach / 4] = { 0 };
+
+#pragma unroll
+    for (int i = 0; i < kEach; i++)
+        words[i / 4] |= cv_to_fp8<CV_F8_E4M3>(v[i]) << i % 4 * 8;
+    *(uint2 *)p = make_uint2(words[0], words[1]);
+}
+
+template <typename Y>
+static __device__ __forceinline__ void store_each(Y *p, const float *v)
+{
+    cv_store_n<kEach>(p, v);
+}
+
+static __device__ __forceinline__ void store(uint8_t *p, float x)
+{
+    *p = (uint8_t)cv_to_fp8<CV_F8_E4M3>(x);
+}
+
+template <typename Y>
+static __device__ __forceinline__ void store(Y *p, float x)
+{
+    cv_store(p, x);
+}
+
 template <typename Y>
 __global__ void __launch_bounds__(kThreads)
 random_kernel(Y *__restrict__ out, int64_t count, int vectors, uint64_t seed,
@@ -45,10 +74,10 @@ random_kernel(Y *__restrict__ out, int64_t count, int vectors, uint64_t seed,
 #pragma unroll
         for (int i = 0; i < kEach; i++)
             v[i] = element(seed, first + i, step);
-        cv_store_n<kEach>(out + first, v);
+        store_each(out + first, v);
     } else {
         for (int64_t i = first; i < last; i++)
-            cv_store(out + i, element(seed, i, step));
+            store(out + i, element(seed, i, step));
     }
 }
 
@@ -71,6 +100,8 @@ int cv_cuda_random(CvBackend *b, const CvTensor *dst, uint64_t seed,
 
     if (!cv_elements(dst))
         return 0;
+    if (dst->type == CV_F8_E4M3)
+        return fill<uint8_t>(cuda, dst, seed, scale);
     return dst->type == CV_F32 ? fill<float>(cuda, dst, seed, scale)
                                : fill<cv_bf16>(cuda, dst, seed, scale);
 }

@@ -44,6 +44,16 @@ static int same_dims(const CvTensor *a, const CvTensor *b)
     return 1;
 }
 
+/* W, or fp8 with a factor for each row */
+static int is_matrix(const CvBackend *b, const CvTensor *t,
+                     const CvTensor *scale)
+{
+    if (!scale || !scale->data)
+        return is(t, b->weight, 2);
+    return b->fp8 && cv_type_is_fp8(t->type) && is(t, t->type, 2) &&
+           is_vector(scale, t->dim[0]);
+}
+
 static int64_t last_dim(const CvTensor *t)
 {
     return t->n_dims ? t->dim[t->n_dims - 1] : 1;
@@ -56,6 +66,7 @@ int cv_upload(CvBackend *b, const CvTensor *dst, const void *src, CvType type)
     CHECK(dst->data && src);
     CHECK((dst->type == CV_I32) == (type == CV_I32));
     CHECK(cv_elements(dst) % cv_type_block(type) == 0);
+    CHECK(!cv_type_is_fp8(dst->type) || (b->fp8 && dst->type == type));
     RUN(upload)(b, dst, src, type);
 }
 
@@ -80,7 +91,9 @@ int cv_copy(CvBackend *b, const CvTensor *dst, const CvTensor *src)
 
 int cv_random(CvBackend *b, const CvTensor *dst, uint64_t seed, float scale)
 {
-    CHECK(is_real(b, dst) || (dst->data && dst->type == b->weight));
+    CHECK(is_real(b, dst) ||
+          (dst->data && (dst->type == b->weight ||
+                         (b->fp8 && dst->type == CV_F8_E4M3))));
     CHECK(scale > 0 && scale < 1e30f);
     RUN(random)(b, dst, seed, scale);
 }
@@ -121,7 +134,7 @@ int cv_linear(CvBackend *b, const CvLinear *a)
 {
     const CvTensor *out = a->out, *x = a->x, *w = a->weight;
 
-    CHECK(is(x, b->activation, 2) && is(w, b->weight, 2));
+    CHECK(is(x, b->activation, 2) && is_matrix(b, w, a->scale));
     CHECK(is_real(b, out) && out->n_dims == 2);
     CHECK(x->dim[0] == out->dim[0]);
     CHECK(x->dim[1] == w->dim[1] && out->dim[1] == w->dim[0]);
@@ -165,6 +178,14 @@ int cv_add_product(CvBackend *b, const CvTensor *out, const CvTensor *left,
     RUN(add_product)(b, out, left, right, scale);
 }
 
+int cv_quantise(CvBackend *b, const CvTensor *out, const CvTensor *scale,
+                const CvTensor *x)
+{
+    CHECK(is_matrix(b, out, scale) && cv_type_is_fp8(out->type));
+    CHECK(is(x, CV_F32, 2) && same_dims(x, out));
+    RUN(quantise)(b, out, scale, x);
+}
+
 int cv_rms_norm(CvBackend *b, const CvTensor *out, const CvTensor *x,
                 const CvTensor *weight, float eps)
 {
@@ -183,11 +204,12 @@ int cv_silu(CvBackend *b, const CvTensor *out, const CvTensor *x)
 /* ---- text ---- */
 
 int cv_embed(CvBackend *b, const CvTensor *out, const CvTensor *table,
-             const CvTensor *ids)
+             const CvTensor *scale, const CvTensor *ids)
 {
-    CHECK(is(out, CV_F32, 2) && is(table, b->weight, 2) && is(ids, CV_I32, 1));
+    CHECK(is(out, CV_F32, 2) && is_matrix(b, table, scale));
+    CHECK(is(ids, CV_I32, 1));
     CHECK(out->dim[0] == ids->dim[0] && out->dim[1] == table->dim[1]);
-    RUN(embed)(b, out, table, ids);
+    RUN(embed)(b, out, table, scale, ids);
 }
 
 int cv_t5_bias(CvBackend *b, const CvTensor *out, const CvTensor *table)

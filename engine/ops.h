@@ -10,6 +10,10 @@
  * - Shapes are in brackets, slowest dimension first; tensors are contiguous.
  * - "A" marks the activation type of the backend (CvBackend.activation:
  *   float32 on the CPU), "W" its weight type. Everything else says its type.
+ * - A matrix of weights may also be in one of the fp8 types where the backend
+ *   says so (CvBackend.fp8). It then has a scale, float32 [rows]: a weight is
+ *   scale[row] * number, a product in float32 that is rounded to W where it is
+ *   multiplied. Otherwise its scale is NULL, or a tensor without data.
  *   Statistics and accumulations are in float32 or better.
  * - An output aliases an input only where "in place" is said.
  * - No operation allocates. Scratch that a backend needs is its own, taken
@@ -41,7 +45,7 @@ typedef enum CvEpilogue {
 
 /*
  * out[n, o] = epilogue(x[n, i] * weight[o, i]^T + bias[o])
- * x: A. weight: W. bias: float32 or the type of out (which is the fast one), or
+ * x: A. weight: W or fp8 with scale. bias: float32 or the type of out (which is the fast one), or
  * NULL. out: A, or float32 for the residual stream. other: as out (in place
  * with out allowed) for MUL, ADD, GATE_ADD.
  * mod: float32 [g, r, o] for GATE_ADD: token t takes group t / (n / g); g
@@ -49,7 +53,7 @@ typedef enum CvEpilogue {
  * Source: Wan2.1 wan/modules/model.py (WanAttentionBlock), t5.py.
  */
 typedef struct CvLinear {
-    const CvTensor *out, *x, *weight, *bias, *other, *mod;
+    const CvTensor *out, *x, *weight, *scale, *bias, *other, *mod;
     CvEpilogue epilogue;
     int gate_row;
 } CvLinear;
@@ -153,8 +157,8 @@ typedef struct CvOps {
     int (*alloc)(CvBackend *b, size_t bytes, void **data);
     void (*release)(CvBackend *b, void *data);
 
-    /* Host array of src_type, at any address -> dst (float32, A, W or CV_I32
-     * from CV_I32), as many elements as dst has, converted by rounding to
+    /* Host array of src_type, at any address -> dst (float32, A, W, CV_I32 from
+     * CV_I32, with CvBackend.fp8 also fp8 from the same type), as many elements as dst has, converted by rounding to
      * nearest even; quantised ones, which must be whole blocks, via float32
      * (blocks.h). Float and quantised sources: returns EILSEQ, not logged,
      * when a value is NaN or infinite. */
@@ -168,14 +172,15 @@ typedef struct CvOps {
     int (*zero)(CvBackend *b, const CvTensor *t);
     int (*copy)(CvBackend *b, const CvTensor *dst, const CvTensor *src);
 
-    /* dst (float32, A or W) = random numbers in -scale..scale, the same on every
+    /* dst (float32, A, W or CV_F8_E4M3) = random numbers in -scale..scale, the same on every
      * backend and in every type: element i, counted through the tensor, is
      *   z = seed + (i + 1) * 0x9e3779b97f4a7c15
      *   z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9
      *   z = (z ^ z >> 27) * 0x94d049bb133111eb
      *   z = z ^ z >> 31            (SplitMix64; all modulo 2^64)
      *   ((z >> 40) - 2^23) * step, step = scale * 2^-23, a product in float32
-     * rounded to bf16, nearest even. For models that are only measured. */
+     * rounded to bf16, nearest even, and then to fp8 (at most 448) where dst
+     * is. For models that are only measured. */
     int (*random)(CvBackend *b, const CvTensor *dst, uint64_t seed,
                   float scale);
 
@@ -209,6 +214,13 @@ typedef struct CvOps {
     int (*add_product)(CvBackend *b, const CvTensor *out, const CvTensor *left,
                        const CvTensor *right, float scale);
 
+    /* x float32 [n, d] -> out in fp8 [n, d] with its scale, float32 [n], where
+     * CvBackend.fp8 is set: scale = the largest |x| of the row divided by the
+     * type's largest number (448, 57344), 1 of a row of zeros; out = x / scale,
+     * nearest even, at most the largest. For weights that a LoRA changed. */
+    int (*quantise)(CvBackend *b, const CvTensor *out, const CvTensor *scale,
+                    const CvTensor *x);
+
     /* out[n, d] = x / sqrt(mean(x^2) + eps) * weight[d]; x: A or float32;
      * out: A; weight: float32. In place allowed. checkpoints.md 5, 7.1 */
     int (*rms_norm)(CvBackend *b, const CvTensor *out, const CvTensor *x,
@@ -219,10 +231,11 @@ typedef struct CvOps {
 
     /* ---- text ---- */
 
-    /* out[n, d] (float32) = table[ids[n], d]; table: W, ids: CV_I32, each
-     * within the table (checked where ids are made). */
+    /* out[n, d] (float32) = table[ids[n], d]; table: W, or fp8 with scale, which
+     * is not rounded to W; ids: CV_I32, each within the table (checked where
+     * ids are made). */
     int (*embed)(CvBackend *b, const CvTensor *out, const CvTensor *table,
-                 const CvTensor *ids);
+                 const CvTensor *scale, const CvTensor *ids);
 
     /* Relative position bias of UMT5: out[heads, n, n] (float32):
      * out[h, i, j] = table[bucket(j - i), h]; table: float32 [buckets, heads];
@@ -338,6 +351,7 @@ struct CvBackend {
     const char *name;     /* "cpu" */
     CvType activation;    /* the type called A above */
     CvType weight;        /* the type called W above */
+    int fp8;              /* linear and embed take weights in fp8 */
     CvLog *log;
     int planning;         /* memory.h: operations are checked but not run */
     int threads;          /* for log lines; 0: a GPU */
@@ -369,11 +383,13 @@ int cv_linear(CvBackend *b, const CvLinear *a);
 int cv_attention(CvBackend *b, const CvAttention *a);
 int cv_add_product(CvBackend *b, const CvTensor *out, const CvTensor *left,
                    const CvTensor *right, float scale);
+int cv_quantise(CvBackend *b, const CvTensor *out, const CvTensor *scale,
+                const CvTensor *x);
 int cv_rms_norm(CvBackend *b, const CvTensor *out, const CvTensor *x,
                 const CvTensor *weight, float eps);
 int cv_silu(CvBackend *b, const CvTensor *out, const CvTensor *x);
 int cv_embed(CvBackend *b, const CvTensor *out, const CvTensor *table,
-             const CvTensor *ids);
+             const CvTensor *scale, const CvTensor *ids);
 int cv_t5_bias(CvBackend *b, const CvTensor *out, const CvTensor *table);
 int cv_timestep_embedding(CvBackend *b, const CvTensor *out, const CvTensor *t);
 int cv_modulation(CvBackend *b, const CvTensor *out, const CvTensor *table,

@@ -51,6 +51,12 @@ typedef struct CvTensor {
     int64_t dim[CV_MAX_DIMS];  /* slowest first */
 } CvTensor;
 
+/* Is it one of the two of 8 bits? */
+static inline int cv_type_is_fp8(CvType type)
+{
+    return type == CV_F8_E4M3 || type == CV_F8_E5M2;
+}
+
 /* Bytes of one element; where cv_type_block() is not 1, of one block. */
 size_t cv_type_bytes(CvType type);
 

@@ -29,6 +29,7 @@ static int open_model(CvModel *model, const CausvidSettings *settings,
     if (err < 0)
         return err;
     backend->activation = backend->weight = type;
+    backend->fp8 = type == CV_BF16;
     return cv_model_open(model, settings, backend, log);
 }
 

@@ -112,7 +112,7 @@ int cv_cpu_norm_silu(CvBackend *b, const CvTensor *out, const CvTensor *x,
 
 /* embed.c */
 int cv_cpu_embed(CvBackend *b, const CvTensor *out, const CvTensor *table,
-                 const CvTensor *ids);
+                 const CvTensor *scale, const CvTensor *ids);
 int cv_cpu_t5_bias(CvBackend *b, const CvTensor *out, const CvTensor *table);
 int cv_cpu_timestep_embedding(CvBackend *b, const CvTensor *out,
                               const CvTensor *t);

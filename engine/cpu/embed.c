@@ -9,14 +9,14 @@
 #include "cpu/cpu.h"
 
 int cv_cpu_embed(CvBackend *b, const CvTensor *out, const CvTensor *table,
-                 const CvTensor *ids)
+                 const CvTensor *scale, const CvTensor *ids)
 {
     int64_t d = table->dim[1], n = cv_elements(ids);
     const int32_t *id = ids->data;
     const float *rows = table->data;
     float *dst = out->data;
 
-    (void)b;
+    (void)b, (void)scale; /* no fp8 here */
     for (int64_t i = 0; i < n; i++)
         memcpy(dst + i * d, rows + id[i] * d, (size_t)d * sizeof(*dst));
     return 0;

@@ -168,7 +168,8 @@ static int attend(Pass *p, const CvTensor *k, const CvTensor *v,
     if (err)
         return err;
     return cv_linear(p->b, &(CvLinear){
-        .out = &p->x, .x = &p->norm, .weight = &o->weight, .bias = &o->bias,
+        .out = &p->x, .x = &p->norm, .weight = &o->matrix.weight,
+        .scale = &o->matrix.scale, .bias = &o->bias,
         .other = &p->x, .mod = gated ? &p->mod : NULL,
         .epilogue = gated ? CV_EPI_GATE_ADD : CV_EPI_ADD,
         .gate_row = gated ? gate_row : 0 });
@@ -213,8 +214,9 @@ static int feed_forward(Pass *p, const CvDitLayer *layer)
                             CV_EPI_GELU);
     if (!err)
         err = cv_linear(p->b, &(CvLinear){
-            .out = &p->x, .x = &hidden, .weight = &layer->ffn_down.weight,
-            .bias = &layer->ffn_down.bias, .other = &p->x, .mod = &p->mod,
+            .out = &p->x, .x = &hidden,
+            .weight = &layer->ffn_down.matrix.weight,
+            .scale = &layer->ffn_down.matrix.scale, .bias = &layer->ffn_down.bias, .other = &p->x, .mod = &p->mod,
             .epilogue = CV_EPI_GATE_ADD, .gate_row = GATE_FFN });
     cv_arena_release(p->run->arena, mark);
     return err;

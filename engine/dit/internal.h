@@ -15,8 +15,8 @@
 #define CV_DIT_MAX_SIZE (1 << 24)
 
 typedef struct CvDitLinear {
-    CvTensor weight; /* W [out, in] */
-    CvTensor bias;   /* float32 [out] */
+    CvMatrix matrix; /* [out, in] */
+    CvTensor bias;   /* [out] */
 } CvDitLinear;
 
 typedef struct CvDitLayer {
@@ -70,7 +70,8 @@ static inline int cv_dit_linear(CvBackend *b, const CvTensor *out,
                                 CvEpilogue epilogue)
 {
     return cv_linear(b, &(CvLinear){
-        .out = out, .x = x, .weight = &linear->weight, .bias = &linear->bias,
+        .out = out, .x = x, .weight = &linear->matrix.weight,
+        .scale = &linear->matrix.scale, .bias = &linear->bias,
         .epilogue = epilogue });
 }
 

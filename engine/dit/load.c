@@ -158,10 +158,11 @@ static int load_linear(CvDit *dit, CvLoader *loader, CvDitLinear *linear,
     char full[STEM_SIZE];
     int err;
 
-    linear->weight = CV_TENSOR(NULL, loader->backend->weight, out, in);
+    linear->matrix.weight.dim[0] = out;
+    linear->matrix.weight.dim[1] = in;
     linear->bias = CV_TENSOR(NULL, type, out);
-    snprintf(full, sizeof(full), "%s.weight", name);
-    err = load_vector(dit, loader, &linear->weight, block, full);
+    dit->parameters += out * in;
+    err = cv_load_matrix(loader, &linear->matrix, "%s%s.weight", block, name);
     if (err)
         return err;
     snprintf(full, sizeof(full), "%s.bias", name);
@@ -177,11 +178,12 @@ static int load_qkv(CvDit *dit, CvLoader *loader, CvDitLinear *linear,
     char stem[STEM_SIZE];
     int err;
 
-    linear->weight = CV_TENSOR(NULL, loader->backend->weight, 3 * dim, dim);
+    linear->matrix.weight.dim[0] = 3 * dim;
+    linear->matrix.weight.dim[1] = dim;
     linear->bias = CV_TENSOR(NULL, loader->backend->activation, 3 * dim);
     dit->parameters += 3 * dim * (dim + 1);
     snprintf(stem, sizeof(stem), "%sself_attn.%%s.weight", block);
-    err = cv_load_stacked(loader, &linear->weight, stem, parts, 3);
+    err = cv_load_matrix_stacked(loader, &linear->matrix, stem, parts, 3);
     if (err)
         return err;
     snprintf(stem, sizeof(stem), "%sself_attn.%%s.bias", block);
@@ -239,6 +241,7 @@ static int load_all(CvDit *dit, CvLoader *loader)
 {
     const CvDitSize *size = &dit->size;
     const CvType a = loader->backend->activation;
+    CvTensor *patch = &dit->patch.matrix.weight;
     int64_t dim = size->dim;
     int err;
 
@@ -268,16 +271,14 @@ static int load_all(CvDit *dit, CvLoader *loader)
     if (err)
         return err;
     /* A convolution whose steps are its size is a product on whole patches. */
-    dit->patch.weight = CV_TENSOR(NULL, loader->backend->weight, dim,
-                                  size->in_channels, 1, 2, 2);
+    *patch = CV_TENSOR(NULL, loader->backend->weight, dim, size->in_channels,
+                       1, 2, 2);
     dit->patch.bias = CV_TENSOR(NULL, CV_F32, dim);
-    err = load_vector(dit, loader, &dit->patch.weight, "",
-                      "patch_embedding.weight");
+    err = load_vector(dit, loader, patch, "", "patch_embedding.weight");
     if (!err)
         err = load_vector(dit, loader, &dit->patch.bias, "",
                           "patch_embedding.bias");
-    dit->patch.weight = CV_RESHAPE(dit->patch.weight, dim,
-                                   4 * size->in_channels);
+    *patch = CV_RESHAPE(*patch, dim, 4 * size->in_channels);
     for (int64_t i = 0; i < size->layers && !err; i++) {
         err = cv_aborted(loader->log);
         if (!err)

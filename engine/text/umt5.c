@@ -21,11 +21,11 @@
 
 typedef struct Layer {
     CvTensor norm1, norm2;  /* float32 [dim] */
-    CvTensor q, k, v;       /* W [inner, dim] */
-    CvTensor o;             /* W [dim, inner] */
+    CvMatrix q, k, v;       /* [inner, dim] */
+    CvMatrix o;             /* [dim, inner] */
     CvTensor positions;     /* float32 [buckets, heads]; each layer has one */
-    CvTensor gate, up;      /* W [ffn, dim] */
-    CvTensor down;          /* W [dim, ffn] */
+    CvMatrix gate, up;      /* [ffn, dim] */
+    CvMatrix down;          /* [dim, ffn] */
 } Layer;
 
 struct CvUmt5 {
@@ -35,7 +35,7 @@ struct CvUmt5 {
     int64_t vocab, dim, ffn, inner, heads, buckets;
     int64_t n_layers;
     float eps;
-    CvTensor embedding;     /* W [vocab, dim] */
+    CvMatrix embedding;     /* [vocab, dim] */
     CvTensor norm;          /* float32 [dim] */
     Layer *layers;          /* the weights of each, when they are resident */
     char description[200];
@@ -183,23 +183,28 @@ end:
 static int load_layer(const CvUmt5 *u, CvLoader *loader, int64_t number,
                       Layer *layer)
 {
-    const CvType w = loader->backend->weight;
     const struct {
         CvTensor *t;
         const char *name;
         CvTensor shape;
     } tensors[] = {
         { &layer->norm1, "norm1", CV_TENSOR(NULL, CV_F32, u->dim) },
-        { &layer->q, "attn.q", CV_TENSOR(NULL, w, u->inner, u->dim) },
-        { &layer->k, "attn.k", CV_TENSOR(NULL, w, u->inner, u->dim) },
-        { &layer->v, "attn.v", CV_TENSOR(NULL, w, u->inner, u->dim) },
-        { &layer->o, "attn.o", CV_TENSOR(NULL, w, u->dim, u->inner) },
         { &layer->positions, "pos_embedding.embedding",
           CV_TENSOR(NULL, CV_F32, u->buckets, u->heads) },
         { &layer->norm2, "norm2", CV_TENSOR(NULL, CV_F32, u->dim) },
-        { &layer->gate, "ffn.gate.0", CV_TENSOR(NULL, w, u->ffn, u->dim) },
-        { &layer->up, "ffn.fc1", CV_TENSOR(NULL, w, u->ffn, u->dim) },
-        { &layer->down, "ffn.fc2", CV_TENSOR(NULL, w, u->dim, u->ffn) },
+    };
+    const struct {
+        CvMatrix *m;
+        const char *name;
+        int64_t rows, columns;
+    } matrices[] = {
+        { &layer->q, "attn.q", u->inner, u->dim },
+        { &layer->k, "attn.k", u->inner, u->dim },
+        { &layer->v, "attn.v", u->inner, u->dim },
+        { &layer->o, "attn.o", u->dim, u->inner },
+        { &layer->gate, "ffn.gate.0", u->ffn, u->dim },
+        { &layer->up, "ffn.fc1", u->ffn, u->dim },
+        { &layer->down, "ffn.fc2", u->dim, u->ffn },
     };
     int err = cv_aborted(loader->log);
 
@@ -207,6 +212,14 @@ static int load_layer(const CvUmt5 *u, CvLoader *loader, int64_t number,
         *tensors[i].t = tensors[i].shape;
         err = cv_load(loader, tensors[i].t, CV_LOAD_AS_IS,
                       "blocks.%" PRId64 ".%s.weight", number, tensors[i].name);
+    }
+    for (size_t i = 0; i < sizeof(matrices) / sizeof(matrices[0]) && !err;
+         i++) {
+        matrices[i].m->weight.dim[0] = matrices[i].rows;
+        matrices[i].m->weight.dim[1] = matrices[i].columns;
+        err = cv_load_matrix(loader, matrices[i].m,
+                             "blocks.%" PRId64 ".%s.weight", number,
+                             matrices[i].name);
     }
     return err;
 }
@@ -222,9 +235,9 @@ static int load_all(CvUmt5 *u, CvLoader *loader)
 {
     int err;
 
-    u->embedding = CV_TENSOR(NULL, loader->backend->weight, u->vocab, u->dim);
-    if ((err = cv_load(loader, &u->embedding, CV_LOAD_AS_IS,
-                       EMBEDDING)) < 0 ||
+    u->embedding.weight.dim[0] = u->vocab;
+    u->embedding.weight.dim[1] = u->dim;
+    if ((err = cv_load_matrix(loader, &u->embedding, EMBEDDING)) < 0 ||
         (err = load_norm(u, loader, &u->norm)) < 0)
         return err;
     for (int64_t i = 0; i < u->n_layers && !err; i++)
@@ -374,10 +387,10 @@ static int take_scratch(const CvUmt5 *u, CvRun *run, Scratch *s, int64_t n)
 }
 
 static int linear(CvRun *run, const CvTensor *out, const CvTensor *x,
-                  const CvTensor *weight, CvEpilogue epilogue)
+                  const CvMatrix *m, CvEpilogue epilogue)
 {
-    const CvLinear args = { .out = out, .x = x, .weight = weight,
-                            .epilogue = epilogue,
+    const CvLinear args = { .out = out, .x = x, .weight = &m->weight,
+                            .scale = &m->scale, .epilogue = epilogue,
                             .other = epilogue >= CV_EPI_MUL ? out : NULL };
 
     return cv_linear(run->backend, &args);
@@ -457,21 +470,23 @@ static int embed(const CvUmt5 *u, CvRun *run, const CvTensor *out,
 {
     const int64_t n = out->dim[0];
     size_t mark = cv_arena_mark(run->arena);
-    CvTensor table = u->embedding, rows = CV_TENSOR(NULL, CV_I32, n);
+    CvTensor rows = CV_TENSOR(NULL, CV_I32, n);
+    CvMatrix table = u->embedding;
     CvLoader loader = u->loader;
     int32_t in_order[CV_MAX_TOKENS];
     int err = cv_arena_tensor(run->arena, &rows);
 
     if (u->streamed && !err) {
         loader.arena = run->arena;
-        table.dim[0] = n;
-        err = cv_load_rows(&loader, &table, u->vocab, ids, EMBEDDING);
+        table.weight.dim[0] = n;
+        err = cv_load_matrix_rows(&loader, &table, u->vocab, ids, EMBEDDING);
         for (int32_t i = 0; i < n; i++)
             in_order[i] = i;
         ids = in_order;
     }
     if (!err && !(err = cv_upload(run->backend, &rows, ids, CV_I32)))
-        err = cv_embed(run->backend, out, &table, &rows);
+        err = cv_embed(run->backend, out, &table.weight, &table.scale,
+                       &rows);
     cv_arena_release(run->arena, mark);
     return err;
 }

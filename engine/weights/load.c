@@ -136,6 +136,12 @@ static int find(CvEntry **entry, CvLoader *l, const char *name,
                        "convolutions: get another file of this model",
                        e->file, name_text(text, sizeof(text), e),
                        cv_type_name(e->tensor.type));
+    if (e->scale && cv_elements(&e->scale->tensor) != 1 &&
+        (!t->n_dims || cv_elements(&e->scale->tensor) != t->dim[0]))
+        return cv_fail(l->log, EILSEQ, "'%s': the scale '%s' is %s; expected "
+                       "one number, or %lld", e->file, e->scale->stored,
+                       cv_shape_text(found, &e->scale->tensor),
+                       t->n_dims ? (long long)t->dim[0] : 1LL);
     return 0;
 }
 
@@ -191,6 +197,8 @@ static int upload(CvLoader *l, const CvTensor *t, const CvEntry *e,
 {
     int64_t row = cv_row_elements(t), n, rows = t->n_dims ? t->dim[0] : 1;
     size_t row_bytes = bytes_of(e, row);
+    /* then it is multiplied on the way */
+    const int scaled = e->scale && !cv_type_is_fp8(t->type);
     CvTensor whole = *t;
     uint8_t *buffer;
     int err = 0;
@@ -200,7 +208,7 @@ static int upload(CvLoader *l, const CvTensor *t, const CvEntry *e,
     /* With one tap the order is the file's. */
     if (layout == CV_LOAD_CONV && row == t->dim[4])
         layout = CV_LOAD_AS_IS;
-    if (layout == CV_LOAD_AS_IS && !e->view)
+    if (layout == CV_LOAD_AS_IS && !e->view && !scaled)
         return cv_upload(l->backend, t, e->tensor.data, e->tensor.type);
     if (!t->n_dims)
         whole = CV_RESHAPE(*t, 1);
@@ -216,7 +224,8 @@ static int upload(CvLoader *l, const CvTensor *t, const CvEntry *e,
             n = rows - first;
         part = cv_rows(&whole, first, n);
         copy_rows(buffer, e, &whole, layout, first, n);
-        err = cv_upload(l->backend, &part, buffer, e->tensor.type);
+        err = scaled ? cv_scale_upload(l, &part, buffer, e, NULL, first)
+                     : cv_upload(l->backend, &part, buffer, e->tensor.type);
     }
     free(buffer);
     return err;
@@ -226,9 +235,11 @@ static int wrong_value(CvLoader *l, const CvEntry *e)
 {
     char text[NAME_TEXT];
 
-    return cv_fail(l->log, EILSEQ, "'%s': tensor %s holds a value that is not "
-                   "a number, or infinite; get the file again, or another one "
-                   "of this model", e->file, name_text(text, sizeof(text), e));
+    return cv_fail(l->log, EILSEQ, "'%s': tensor %s%s%s%s holds a value that "
+                   "is not a number, or infinite; get the file again, or "
+                   "another one of this model", e->file,
+                   name_text(text, sizeof(text), e), e->scale ? " or '" : "",
+                   e->scale ? e->scale->stored : "", e->scale ? "'" : "");
 }
 
 int cv_load_piece(CvLoader *l, const CvTensor *t, const CvEntry *e,
@@ -241,7 +252,7 @@ int cv_load_piece(CvLoader *l, const CvTensor *t, const CvEntry *e,
 
     if (l->weights->random) {
         err = cv_random_load(l, t, e, first);
-    } else if (!e->view && (row == step || rows == 1)) {
+    } else if (!e->view && !e->scale && (row == step || rows == 1)) {
         err = cv_upload(l->backend, t, (const uint8_t *)e->tensor.data +
                         bytes_of(e, first), e->tensor.type);
     } else {
@@ -250,16 +261,18 @@ int cv_load_piece(CvLoader *l, const CvTensor *t, const CvEntry *e,
         for (int64_t i = 0; i < rows; i++)
             cv_entry_copy(buffer + (size_t)i * bytes, e, first + i * step,
                           row);
-        err = cv_upload(l->backend, t, buffer, e->tensor.type);
+        err = e->scale ? cv_scale_upload(l, t, buffer, e, NULL, first / step)
+                       : cv_upload(l->backend, t, buffer, e->tensor.type);
         free(buffer);
     }
     return err == CAUSVID_ERR(EILSEQ) ? wrong_value(l, e) : err;
 }
 
-/* Find, check and upload one tensor into memory that t has. */
-static int load_into(CvLoader *l, const CvTensor *t, CvLoadLayout layout,
+/* Find, check and upload one tensor into memory that m has. */
+static int load_into(CvLoader *l, const CvMatrix *m, CvLoadLayout layout,
                      const char *name)
 {
+    const CvTensor *t = &m->weight;
     const CvDelta *deltas;
     CvEntry *e;
     int64_t n;
@@ -271,40 +284,104 @@ static int load_into(CvLoader *l, const CvTensor *t, CvLoadLayout layout,
     if (l->backend->planning)
         return 0;
     if ((deltas = cv_loras_find(l->loras, e, &n)))
-        return cv_loras_merge(l, t, e, deltas, n);
+        return cv_loras_merge(l, m, e, deltas, n);
     err = l->weights->random ? cv_random_load(l, t, e, 0)
                              : upload(l, t, e, layout);
+    if (!err && cv_type_is_fp8(t->type))
+        err = cv_scale_load(l, &m->scale, e, NULL);
     return err == CAUSVID_ERR(EILSEQ) ? wrong_value(l, e) : err;
+}
+
+/* Take the memory of a tensor, and where it is in fp8 that of its factors: one
+ * for each row, also where the file has one for all or none. The factors of 14B
+ * then take 10 MB of 14 GB, parts with factors of their own can lie one below
+ * the other, and there is one case instead of three. */
+static int take(CvLoader *l, CvMatrix *m)
+{
+    int err = cv_arena_tensor(l->arena, &m->weight);
+
+    m->scale = CV_TENSOR(NULL, CV_F32, m->weight.n_dims ? m->weight.dim[0]
+                                                        : 1);
+    if (!err && cv_type_is_fp8(m->weight.type))
+        err = cv_arena_tensor(l->arena, &m->scale);
+    return err;
+}
+
+/* Can an entry stay as it is stored? */
+static int stays_fp8(const CvLoader *l, const CvEntry *e)
+{
+    return l->backend->fp8 && cv_type_is_fp8(e->tensor.type);
+}
+
+/* keep: it may stay in fp8; else it has m->weight.type. */
+static int load_one(CvLoader *l, CvMatrix *m, int keep, CvLoadLayout layout,
+                    const char *name)
+{
+    CvEntry *e;
+    /* before memory is taken: a wrong file must not decide how much */
+    int err = find(&e, l, name, &m->weight, layout);
+
+    if (err < 0)
+        return err;
+    if (keep && stays_fp8(l, e))
+        m->weight.type = e->tensor.type;
+    err = take(l, m);
+    return err < 0 ? err : load_into(l, m, layout, name);
+}
+
+/* The name of a tensor, or an internal error of `function`. */
+static int format_name(char name[CV_NAME_SIZE], CvLoader *l,
+                       const char *function, const char *format, va_list args)
+{
+    int n = vsnprintf(name, CV_NAME_SIZE, format, args);
+
+    if (n >= 0 && n < CV_NAME_SIZE)
+        return 0;
+    return cv_fail(l->log, EINVAL, "internal error: %s of '%s'", function,
+                   format);
 }
 
 int cv_load(CvLoader *l, CvTensor *t, CvLoadLayout layout, const char *format,
             ...)
 {
+    CvMatrix m = { .weight = *t };
     char name[CV_NAME_SIZE];
-    CvEntry *e;
     va_list args;
-    int n, err;
+    int err;
 
     va_start(args, format);
-    n = vsnprintf(name, sizeof(name), format, args);
+    err = format_name(name, l, "cv_load", format, args);
     va_end(args);
-    if (n < 0 || n >= (int)sizeof(name) ||
-        (layout != CV_LOAD_AS_IS && t->n_dims != 5))
+    if (!err && layout != CV_LOAD_AS_IS && t->n_dims != 5)
         return cv_fail(l->log, EINVAL, "internal error: cv_load of '%s'",
                        format);
-    /* before memory is taken: a wrong file must not decide how much */
-    if ((err = find(&e, l, name, t, layout)) < 0)
-        return err;
-    if ((err = cv_arena_tensor(l->arena, t)) < 0)
-        return err;
-    return load_into(l, t, layout, name);
+    if (!err)
+        err = load_one(l, &m, 0, layout, name);
+    *t = m.weight;
+    return err;
 }
 
-int cv_load_stacked(CvLoader *l, CvTensor *t, const char *stem,
-                    const char *const *parts, int n_parts)
+int cv_load_matrix(CvLoader *l, CvMatrix *m, const char *format, ...)
+{
+    char name[CV_NAME_SIZE];
+    va_list args;
+    int err;
+
+    m->weight = CV_TENSOR(NULL, l->backend->weight, m->weight.dim[0],
+                          m->weight.dim[1]);
+    va_start(args, format);
+    err = format_name(name, l, "cv_load_matrix", format, args);
+    va_end(args);
+    return err < 0 ? err : load_one(l, m, 1, CV_LOAD_AS_IS, name);
+}
+
+/* Parts that are not all of one type do not stay in fp8. */
+static int load_stacked(CvLoader *l, CvMatrix *m, int keep, const char *stem,
+                        const char *const *parts, int n_parts)
 {
     const char *hole = strstr(stem, "%s");
-    CvTensor share = *t;
+    CvTensor *t = &m->weight, share = *t;
+    CvType type = t->type;
     int err = 0;
 
     if (!hole || n_parts < 1 || t->n_dims < 1 || t->dim[0] % n_parts)
@@ -312,11 +389,15 @@ int cv_load_stacked(CvLoader *l, CvTensor *t, const char *stem,
                        "'%s'", stem);
     share.dim[0] /= n_parts;
     for (int pass = 0; pass < 2 && !err; pass++) {
-        if (pass && (err = cv_arena_tensor(l->arena, t)) < 0)
-            break;
+        if (pass) {
+            t->type = keep ? type : t->type;
+            if ((err = take(l, m)) < 0)
+                break;
+        }
         for (int i = 0; i < n_parts && !err; i++) {
+            const int64_t first = i * share.dim[0];
             char name[CV_NAME_SIZE];
-            CvTensor rows;
+            CvMatrix rows = *m;
             CvEntry *e;
 
             if (snprintf(name, sizeof(name), "%.*s%s%s", (int)(hole - stem),
@@ -324,14 +405,39 @@ int cv_load_stacked(CvLoader *l, CvTensor *t, const char *stem,
                 return cv_fail(l->log, EINVAL, "internal error: "
                                "cv_load_stacked of '%s'", stem);
             if (!pass) {
-                err = find(&e, l, name, &share, CV_LOAD_AS_IS);
-            } else {
-                rows = cv_rows(t, i * share.dim[0], share.dim[0]);
-                err  = load_into(l, &rows, CV_LOAD_AS_IS, name);
+                if ((err = find(&e, l, name, &share, CV_LOAD_AS_IS)) < 0)
+                    break;
+                if (!i && stays_fp8(l, e))
+                    type = e->tensor.type;
+                else if (e->tensor.type != type)
+                    keep = 0;
+                continue;
             }
+            rows.weight = cv_rows(t, first, share.dim[0]);
+            if (m->scale.data)
+                rows.scale = cv_rows(&m->scale, first, share.dim[0]);
+            err = load_into(l, &rows, CV_LOAD_AS_IS, name);
         }
     }
     return err;
+}
+
+int cv_load_stacked(CvLoader *l, CvTensor *t, const char *stem,
+                    const char *const *parts, int n_parts)
+{
+    CvMatrix m = { .weight = *t };
+    int err = load_stacked(l, &m, 0, stem, parts, n_parts);
+
+    *t = m.weight;
+    return err;
+}
+
+int cv_load_matrix_stacked(CvLoader *l, CvMatrix *m, const char *stem,
+                           const char *const *parts, int n_parts)
+{
+    m->weight = CV_TENSOR(NULL, l->backend->weight, m->weight.dim[0],
+                          m->weight.dim[1]);
+    return load_stacked(l, m, 1, stem, parts, n_parts);
 }
 
 /* The rows ids[0] .. of e -> t, which is in memory, in one upload. */
@@ -348,7 +454,9 @@ static int upload_rows(CvLoader *l, const CvTensor *t, const CvEntry *e,
                               e->name);
     for (int64_t i = 0; i < t->dim[0]; i++)
         copy_rows(buffer + (size_t)i * row, e, t, CV_LOAD_AS_IS, ids[i], 1);
-    err = cv_upload(l->backend, t, buffer, e->tensor.type);
+    err = e->scale && !cv_type_is_fp8(t->type)
+              ? cv_scale_upload(l, t, buffer, e, ids, 0)
+              : cv_upload(l->backend, t, buffer, e->tensor.type);
     free(buffer);
     return err;
 }
@@ -366,10 +474,10 @@ static int random_rows(CvLoader *l, const CvTensor *t, const CvEntry *e,
     return err;
 }
 
-int cv_load_rows(CvLoader *l, CvTensor *t, int64_t rows, const int32_t *ids,
-                 const char *name)
+static int load_rows(CvLoader *l, CvMatrix *m, int keep, int64_t rows,
+                     const int32_t *ids, const char *name)
 {
-    CvTensor whole = *t;
+    CvTensor *t = &m->weight, whole = *t;
     CvEntry *e;
     int err;
 
@@ -380,7 +488,9 @@ int cv_load_rows(CvLoader *l, CvTensor *t, int64_t rows, const int32_t *ids,
         return cv_fail(l->log, ENOSYS, "'%s': rows of tensor '%s' are not "
                        "whole blocks of %s; get another file of this model",
                        e->file, e->stored, cv_type_name(e->tensor.type));
-    if ((err = cv_arena_tensor(l->arena, t)) < 0)
+    if (keep && stays_fp8(l, e))
+        t->type = e->tensor.type;
+    if ((err = take(l, m)) < 0)
         return err;
     e->used = 1;
     for (int64_t i = 0; i < t->dim[0]; i++)
@@ -391,7 +501,27 @@ int cv_load_rows(CvLoader *l, CvTensor *t, int64_t rows, const int32_t *ids,
         return 0;
     err = l->weights->random ? random_rows(l, t, e, ids)
                              : upload_rows(l, t, e, ids);
+    if (!err && cv_type_is_fp8(t->type))
+        err = cv_scale_load(l, &m->scale, e, ids);
     return err == CAUSVID_ERR(EILSEQ) ? wrong_value(l, e) : err;
+}
+
+int cv_load_rows(CvLoader *l, CvTensor *t, int64_t rows, const int32_t *ids,
+                 const char *name)
+{
+    CvMatrix m = { .weight = *t };
+    int err = load_rows(l, &m, 0, rows, ids, name);
+
+    *t = m.weight;
+    return err;
+}
+
+int cv_load_matrix_rows(CvLoader *l, CvMatrix *m, int64_t rows,
+                        const int32_t *ids, const char *name)
+{
+    m->weight = CV_TENSOR(NULL, l->backend->weight, m->weight.dim[0],
+                          m->weight.dim[1]);
+    return load_rows(l, m, 1, rows, ids, name);
 }
 
 int cv_load_finish(CvLoader *l)

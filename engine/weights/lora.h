@@ -57,9 +57,9 @@ void cv_loras_close(CvLoras **loras);
 const CvDelta *cv_loras_find(const CvLoras *loras, const CvEntry *target,
                              int64_t *n);
 
-/* merge.c: t = the stored tensor e, which the loader found, with its changes;
- * in float32, rounded once to t's type. */
-int cv_loras_merge(CvLoader *loader, const CvTensor *t, const CvEntry *e,
+/* merge.c: m = the stored tensor e, which the loader found, with its changes;
+ * in float32, rounded once to m's type. In fp8, its rows get new factors. */
+int cv_loras_merge(CvLoader *loader, const CvMatrix *m, const CvEntry *e,
                    const CvDelta *deltas, int64_t n);
 
 /* When all is loaded: give back the scratch, and say what was applied. */

@@ -5,7 +5,8 @@
  *
  * A tensor goes to the backend as float32, in pieces of whole rows; the changes
  * of these rows are added there, and the sum is rounded once to the tensor's
- * type. Where that is float32, rows are summed up in place.
+ * type. Where that is float32, rows are summed up in place. Where it is fp8, each
+ * row gets the factor that its largest number asks for.
  */
 #include <string.h>
 
@@ -106,9 +107,10 @@ static int add(CvLoader *l, const CvTensor *work, const CvDelta *d,
     return 0;
 }
 
-int cv_loras_merge(CvLoader *l, const CvTensor *t, const CvEntry *e,
+int cv_loras_merge(CvLoader *l, const CvMatrix *m, const CvEntry *e,
                    const CvDelta *deltas, int64_t n)
 {
+    const CvTensor *t = &m->weight;
     int64_t row = t->n_dims ? cv_row_elements(t) : 1;
     int64_t rows = t->n_dims ? t->dim[0] : 1;
     int64_t step = smaller(rows, at_least_1(PIECE / 4 / row));
@@ -136,8 +138,13 @@ int cv_loras_merge(CvLoader *l, const CvTensor *t, const CvEntry *e,
         for (int64_t i = 0; i < n && !err; i++)
             err = add(l, &work, &deltas[i], first,
                       (uint8_t *)l->loras->scratch + used);
-        if (!err && used)
+        if (!err && cv_type_is_fp8(t->type)) {
+            CvTensor scale = cv_rows(&m->scale, first, part.dim[0]);
+
+            err = cv_quantise(l->backend, &part, &scale, &work);
+        } else if (!err && used) {
             err = cv_convert(l->backend, &part, &work);
+        }
         if (err < 0)
             return err;
     }

@@ -232,18 +232,11 @@ int cv_weights_canonical(CvWeights *w, CvKind expected, CvLog *log)
     cv_kind_detect(w);
     if ((err = cv_kind_check(w, expected, log)) < 0)
         return err;
-    for (int64_t i = 0; i < w->n_entries; i++) {
-        const CvEntry *e = &w->entries[i];
-
-        if (cv_ends_with(e->name, ".scale_weight") ||
-            cv_ends_with(e->name, ".weight_scale"))
-            return cv_fail(log, ENOSYS, "'%s' holds weights with scales "
-                           "('%s'), which this version does not read; use the "
-                           "bf16, fp16 or fp32 file of the model", e->file,
-                           e->stored);
-        if (is_ignorable(e->name))
+    if ((err = cv_scales_attach(w, log)) < 0)
+        return err;
+    for (int64_t i = 0; i < w->n_entries; i++)
+        if (is_ignorable(w->entries[i].name))
             cv_entry_drop(&w->entries[i]);
-    }
     cv_entries_sweep(w);
     if (strcmp(w->layout, "official"))
         err = cv_names_translate(w, log);

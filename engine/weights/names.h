@@ -28,6 +28,11 @@ int cv_names_translate(CvWeights *weights, CvLog *log);
 int cv_names_from_diffusers(char to[CV_NAME_SIZE], const char *name);
 int cv_names_to_diffusers(char to[CV_NAME_SIZE], const char *name);
 
+/* fp8.c: find the scales of weights and take them out of the directory, and
+ * refuse what is quantised in another way. Names are unwrapped, but not yet
+ * translated; sorted. */
+int cv_scales_attach(CvWeights *weights, CvLog *log);
+
 /* names.c: replace the name of an entry; mark one, and remove all that are
  * marked. */
 int cv_entry_rename(CvEntry *entry, const char *name, CvLog *log);

@@ -27,19 +27,24 @@ typedef struct Shapes {
         int64_t vocab, dim, inner, ffn, heads, layers;
     } text;
     int64_t vae; /* channels next to the pixels */
+    int fp8;     /* the matrices of blocks are in fp8, as in files of users */
 } Shapes;
 
 #define UMT5_XXL { 256384, 4096, 4096, 10240, 64, 24 }
 static const Shapes models[] = {
-    { "wan-1.3b", 1536, 8960, 30, UMT5_XXL, 96 },
-    { "wan-14b", 5120, 13824, 40, UMT5_XXL, 96 },
-    { "tiny", 256, 512, 2, { 8192, 128, 128, 256, 2, 2 }, 8 },
+    { "wan-1.3b", 1536, 8960, 30, UMT5_XXL, 96, 0 },
+    { "wan-1.3b-fp8", 1536, 8960, 30, UMT5_XXL, 96, 1 },
+    { "wan-14b", 5120, 13824, 40, UMT5_XXL, 96, 0 },
+    { "wan-14b-fp8", 5120, 13824, 40, UMT5_XXL, 96, 1 },
+    { "tiny", 256, 512, 2, { 8192, 128, 128, 256, 2, 2 }, 8, 0 },
+    { "tiny-fp8", 256, 512, 2, { 8192, 128, 128, 256, 2, 2 }, 8, 1 },
 };
 #define N_MODELS ((int)(sizeof(models) / sizeof(*models)))
 
 #define LATENT_CHANNELS 16
 #define FREQ_DIM        256
 #define POSITIONS       32 /* buckets */
+#define FP8_LARGEST     448 /* of E4M3 */
 
 /* ---- the directory ---- */
 
@@ -47,6 +52,7 @@ typedef struct Builder {
     CvWeights *weights;
     const CvFile *file;
     CvLog *log;
+    int fp8;
     int err;    /* of the first tensor that could not be added */
 } Builder;
 
@@ -62,6 +68,9 @@ static void add(Builder *b, CvTensor t, const char *format, ...)
     va_start(args, format);
     vsnprintf(name, sizeof(name), format, args);
     va_end(args);
+    if (b->fp8 && t.n_dims == 2 && !strncmp(name, "blocks.", 7) &&
+        !strstr(name, "pos_embedding"))
+        t.type = CV_F8_E4M3;
     if (!b->err)
         b->err = cv_weights_add(b->weights, b->file, name, &t, b->log);
 }
@@ -290,8 +299,8 @@ int cv_random_files(CvModelFiles *f, const char *model, CvLog *log)
 {
     if (!find_shapes(model) || strchr(model, '/'))
         return cv_fail(log, ENOENT, "there is no model '%.100s'; expected "
-                       "random:wan-1.3b, random:wan-14b or random:tiny",
-                       model);
+                       "random:wan-1.3b, random:wan-14b or random:tiny, or "
+                       "one of these with -fp8", model);
     snprintf(f->root, sizeof(f->root), "%s", model);
     snprintf(f->transformer, sizeof(f->transformer), "%s/transformer", model);
     snprintf(f->text_encoder, sizeof(f->text_encoder), "%s/text_encoder",
@@ -304,7 +313,7 @@ int cv_random_read(CvWeights *weights, const CvFile *file, CvLog *log)
 {
     const Shapes *shapes = find_shapes(file->path);
     const char *part = strchr(file->path, '/');
-    Builder b = { weights, file, log, 0 };
+    Builder b = { weights, file, log, shapes && shapes->fp8, 0 };
 
     weights->random = 1;
     if (!strcmp(file->path, TINY)) {
@@ -373,6 +382,11 @@ static double scale_of(const CvEntry *e)
     return sqrt(3 / inputs);
 }
 
+float cv_random_factor(const CvEntry *e)
+{
+    return (float)(scale_of(e) / FP8_LARGEST);
+}
+
 int cv_random_load(CvLoader *l, const CvTensor *t, const CvEntry *e,
                    int64_t first)
 {
@@ -382,6 +396,8 @@ int cv_random_load(CvLoader *l, const CvTensor *t, const CvEntry *e,
     float *ones;
     int err;
 
+    if (cv_type_is_fp8(t->type))
+        return cv_random(l->backend, t, seed, FP8_LARGEST);
     if (!is_ones(e))
         return cv_random(l->backend, t, seed, (float)scale_of(e));
     if (!(ones = malloc((size_t)n * sizeof(*ones))))

@@ -49,6 +49,9 @@ struct CvWeights {
     const char *layout;
     const char *container; /* "safetensors": the format of the last reader */
     CvView *views;       /* all of them */
+    CvEntry *scales;     /* taken out of the directory: fp8.c */
+    int64_t n_scales;
+    struct CvQuantNote *notes; /* what files say of it in their metadata */
     struct CvGguf *gguf; /* metadata of a GGUF file, or NULL: gguf.h */
     int random;          /* the tensors have no data: random.c makes it */
 };
@@ -72,6 +75,26 @@ extern const CvReader cv_reader_gguf;
 int cv_random_read(CvWeights *weights, const CvFile *file, CvLog *log);
 int cv_random_load(CvLoader *loader, const CvTensor *t, const CvEntry *e,
                    int64_t first);
+/* The factor of all rows of e, where t of cv_random_load() is in fp8. */
+float cv_random_factor(const CvEntry *e);
+
+/* fp8.c: keep what a file says about how its tensors are quantised, JSON text
+ * that is looked at by cv_scales_attach(). ENOMEM. */
+int cv_quant_note(CvWeights *weights, const CvFile *file, const char *text,
+                  CvLog *log);
+void cv_quant_free(CvWeights *weights);
+
+/* fp8.c: the factors of e's rows, `rows` [n] or the first n (then NULL), ->
+ * scale, float32 [n] in memory; 1 where it has none. EILSEQ, not logged, when
+ * one is no number, or so large that weights would not be. */
+int cv_scale_load(CvLoader *loader, const CvTensor *scale, const CvEntry *e,
+                  const int32_t *rows);
+
+/* fp8.c: rows of e, `rows` or from `first` on (then NULL), whose bytes are at
+ * src, times their factors -> t, in memory in any type that takes float32.
+ * EILSEQ, not logged, as above or of the values. */
+int cv_scale_upload(CvLoader *loader, const CvTensor *t, const uint8_t *src,
+                    const CvEntry *e, const int32_t *rows, int64_t first);
 
 /* load.c: fill t, a matrix in memory, from an entry whose shape was looked at:
  * its rows begin `step` elements apart, the first one at element `first`. Of a

@@ -249,7 +249,8 @@ static int split(CvWeights *w, int64_t index, int which, CvLog *log)
 
     /* whatever cannot be split stays, as a name that nobody asks for */
     if (share.n_dims < 1 || share.dim[0] < n || share.dim[0] % n ||
-        (!e.tensor.data && !w->random))
+        (!e.tensor.data && !w->random) ||
+        (e.scale && cv_elements(&e.scale->tensor) != 1))
         return 0;
     share.dim[0] /= n;
     if (cv_tensor_bytes(&share) < 0) /* half blocks */
@@ -266,6 +267,8 @@ static int split(CvWeights *w, int64_t index, int which, CvLog *log)
             share.data = (uint8_t *)e.tensor.data +
                          i * cv_tensor_bytes(&share);
         err = cv_weights_add(w, &file, name, &share, log);
+        if (!err)
+            w->entries[w->n_entries - 1].scale = e.scale;
     }
     cv_entry_drop(&w->entries[index]);
     return err;

@@ -115,6 +115,25 @@ static int add_tensor(CvWeights *w, const CvFile *file, const cJSON *item,
     return cv_weights_add(w, file, item->string, &t, log);
 }
 
+/* __metadata__: strings, of which one matters (checkpoints.md 2.8). */
+static int read_metadata(CvWeights *w, const CvFile *file, const cJSON *item,
+                         CvLog *log)
+{
+    const cJSON *note;
+
+    if (!cJSON_IsObject(item))
+        return cv_fail(log, EILSEQ, "'%s' is damaged: its __metadata__ is no "
+                       "object; " AGAIN, file->path);
+    note = cJSON_GetObjectItemCaseSensitive(item, "_quantization_metadata");
+    if (!note)
+        return 0;
+    if (!cJSON_IsString(note))
+        return cv_fail(log, EILSEQ, "'%s' is damaged: its "
+                       "_quantization_metadata is no text; " AGAIN,
+                       file->path);
+    return cv_quant_note(w, file, note->valuestring, log);
+}
+
 static int read_header(CvWeights *w, const CvFile *file, CvLog *log)
 {
     int64_t first = w->n_entries;
@@ -150,9 +169,8 @@ static int read_header(CvWeights *w, const CvFile *file, CvLog *log)
         if (strcmp(item->string, "__metadata__"))
             err = add_tensor(w, file, item, data,
                              (uint64_t)file->size - 8 - n, log);
-        else if (!cJSON_IsObject(item))
-            err = cv_fail(log, EILSEQ, "'%s' is damaged: its __metadata__ is "
-                          "no object; " AGAIN, file->path);
+        else
+            err = read_metadata(w, file, item, log);
         if (err < 0)
             goto end;
     }

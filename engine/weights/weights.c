@@ -36,6 +36,7 @@ void cv_weights_close(CvWeights **weights)
         w->views = view->next;
         free(view);
     }
+    cv_quant_free(w);
     cv_gguf_free(&w->gguf);
     free(w->files);
     free(w->path);

@@ -24,6 +24,8 @@ typedef struct CvEntry {
                            byte: it need not be aligned to the type. NULL in a
                            model of random weights, and of a view */
     const struct CvView *view; /* a tensor with strides (reader.h), or NULL */
+    const struct CvEntry *scale; /* of a tensor in fp8: what it is multiplied
+                           by, one number or one for each row, or NULL */
     const char *file;   /* path, for messages */
     int used;           /* set when a network took it */
 } CvEntry;
@@ -49,8 +51,9 @@ int cv_weights_open(CvWeights **weights, const char *path, CvLog *log);
 void cv_weights_close(CvWeights **weights);
 
 /* Recognise the kind, strip wrappers' prefixes, translate diffusers and
- * Hugging Face names to official ones, drop the ignorable entries of 2.8.
- * EILSEQ when it is not `expected`: what it is, what was expected. */
+ * Hugging Face names to official ones, attach the scales of weights in fp8, drop
+ * the ignorable entries of 2.8. EILSEQ when it is not `expected`: what it is,
+ * what was expected. ENOSYS: weights that are quantised in another way. */
 int cv_weights_canonical(CvWeights *weights, CvKind expected, CvLog *log);
 
 /* Before cv_weights_canonical(): does a file of several networks, whose names
@@ -119,6 +122,24 @@ int cv_load_stacked(CvLoader *loader, CvTensor *t, const char *stem,
  * for a table of which few rows are needed. */
 int cv_load_rows(CvLoader *loader, CvTensor *t, int64_t rows,
                  const int32_t *ids, const char *name);
+
+/* A matrix of weights as linear and embed take it (ops.h). */
+typedef struct CvMatrix {
+    CvTensor weight; /* [rows, columns] in W, or in fp8 */
+    CvTensor scale;  /* with fp8: float32 [rows]; otherwise without data */
+} CvMatrix;
+
+#define CV_MAX_PARTS 3 /* of cv_load_matrix_stacked() */
+
+/* The three above for a matrix of dims [m->weight.dim[0], dim[1]]: it stays in
+ * fp8 where the file has that and the backend takes it, otherwise it becomes W.
+ * All that matters of *m before is those dims. */
+int cv_load_matrix(CvLoader *loader, CvMatrix *m, const char *format, ...)
+    CV_PRINTF(3, 4);
+int cv_load_matrix_stacked(CvLoader *loader, CvMatrix *m, const char *stem,
+                           const char *const *parts, int n_parts);
+int cv_load_matrix_rows(CvLoader *loader, CvMatrix *m, int64_t rows,
+                        const int32_t *ids, const char *name);
 
 /* EILSEQ when tensors were not used: their number and the first one's name. */
 int cv_load_finish(CvLoader *loader);

@@ -56,7 +56,7 @@ void test_embed(Env *e)
         for (int64_t t = 0; t < n; t++)
             for (int64_t j = 0; j < d; j++)
                 expected[t * d + j] = table->host[id[t] * d + j];
-        called(e, cv_embed(e->b, &out->t, &table->t, &ids->t), "embed");
+        called(e, cv_embed(e->b, &out->t, &table->t, NULL, &ids->t), "embed");
         compare(e, out, expected, "embed %lld of %lld x %lld", (long long)n,
                 (long long)rows, (long long)d);
         end_case(e);

@@ -201,7 +201,7 @@ static void test_kinds(void)
           "norm.weight" },
         /* what does not matter is dropped */
         { DIT "scaled_fp8 spiece_model blocks.0.ffn.0.scale_input "
-          "x.input_scale y.comfy_quant net.accum_iteration",
+          "x.input_scale net.accum_iteration",
           CV_KIND_TRANSFORMER, 0,
           "blocks.0.self_attn.q.weight patch_embedding.weight" },
         { DIT_DIFFUSERS "blocks.0.attn2.norm_added_q.weight",
@@ -247,10 +247,14 @@ static void test_kinds(void)
         { "model.diffusion_model.double_blocks.0.img_attn.qkv.weight",
           CV_KIND_TRANSFORMER, EILSEQ, "a transformer of another family" },
         /* quantised files */
-        { DIT "blocks.0.ffn.0.scale_weight", CV_KIND_TRANSFORMER, ENOSYS,
-          "weights with scales ('blocks.0.ffn.0.scale_weight')|bf16" },
-        { DIT "blocks.0.ffn.0.weight_scale", CV_KIND_TRANSFORMER, ENOSYS,
-          "weights with scales" },
+        { DIT "blocks.0.ffn.0.scale_weight", CV_KIND_TRANSFORMER, EILSEQ,
+          "the scale 'blocks.0.ffn.0.scale_weight', but not the tensor "
+          "'blocks.0.ffn.0.weight'" },
+        { DIT "blocks.0.ffn.0.weight_scale_2", CV_KIND_TRANSFORMER, ENOSYS,
+          "quantised in a way that is not supported "
+          "('blocks.0.ffn.0.weight_scale_2')|bf16" },
+        { DIT "blocks.0.ffn.0.qweight", CV_KIND_TRANSFORMER, ENOSYS,
+          "quantised in a way that is not supported" },
         /* one tensor twice under two names */
         { DIT "model.patch_embedding.weight", CV_KIND_TRANSFORMER, EILSEQ,
           "'model.patch_embedding.weight' and 'patch_embedding.weight' are "

@@ -239,7 +239,8 @@ VALGRIND = valgrind -q --error-exitcode=99 --leak-check=full
 .PHONY: check-valgrind
 check-valgrind: all tests
 	@$(PROVE) --exec '$(VALGRIND)' $(filter-out %/test_device,$(call c_test,unit)) \
-	    $(filter-out %/test_bad_models %/test_bad_weights %/test_cuda %/test_engines,$(call c_test,model))
+	    $(filter-out %/test_bad_models %/test_bad_weights %/test_cuda %/test_engines \
+	        %/test_tiny_vae,$(call c_test,model))
 
 # The fuzzers are built in a configuration of their own, by clang.
 FUZZ_SECONDS ?= 60
@@ -318,7 +319,8 @@ run-check: all tests
 GPU_PARTS ?=
 .PHONY: check-gpu
 ifeq ($(HAVE_CUDA),1)
-check-gpu: all $(patsubst %,$(BUILD)/tests/%,ops/test_ops model/test_cuda model/test_engines)
+check-gpu: all $(patsubst %,$(BUILD)/tests/%,ops/test_ops model/test_cuda \
+        model/test_engines model/test_tiny_vae)
 	@env $(TEST_ENV) tests/gpu/run.sh $(GPU_PARTS)
 else
 check-gpu:

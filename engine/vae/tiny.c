@@ -13,6 +13,9 @@
  * channels does not see which pixels are equal, so it runs before the doubling,
  * over a quarter of them, and the convolution doubles as it reads.
  * Names, shapes and arithmetic: checkpoints.md 2.7, 6.6.
+ *
+ * A latent of 832x480 takes 0.53 TFLOP (the full VAE: 13.7), two thirds of it in
+ * memory blocks; 3.5 ms on an H200 (predicted; the full VAE: 28).
  */
 #include "vae/net.h"
 

@@ -7,7 +7,8 @@
 # Usage: run.sh [--rehearse] [PART]...
 #   ops        every operation against double precision: Hopper's kernels,
 #              the generic ones, float32
-#   clip       a whole clip of the small fixture against PyTorch's
+#   clip       a whole clip of the small fixture against PyTorch's, and the
+#              tiny decoder
 #   engines    several engines at the same time, also of 1.3B, on two GPUs and
 #              in a caller's context
 #   sanitizer  the operations under compute-sanitizer: memcheck, racecheck
@@ -162,6 +163,7 @@ run_clip() {
     set --
     [ $rehearse = yes ] || set -- --gpu
     step "clip: small fixture" 300 "$build/tests/model/test_cuda" "$@"
+    step "clip: tiny decoder" 100 "$build/tests/model/test_tiny_vae" "$@"
 }
 
 # Nothing else may use the GPU meanwhile.

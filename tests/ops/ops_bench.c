@@ -269,6 +269,12 @@ void bench_gpu(CvBackend *b, const char *only)
         bench_conv(&s, 2, 60, 104, 384, 192, 1, 3, 2);
         bench_conv(&s, 4, 240, 416, 192, 96, 1, 3, 2);
         bench_conv(&s, 4, 240, 416, 96, 192, 1, 1, 1);
+        /* of the tiny decoder */
+        bench_conv(&s, 1, 60, 104, 256, 256, 1, 3, 1);
+        bench_conv(&s, 1, 120, 208, 128, 128, 2, 3, 1);
+        bench_conv(&s, 2, 240, 416, 64, 64, 2, 3, 1);
+        bench_conv(&s, 4, 240, 416, 64, 64, 1, 3, 2);
+        bench_conv(&s, 4, 480, 832, 64, 3, 1, 3, 1);
     }
     if (wanted(&s, "rows")) {
         bench_block(&s, 32760, 40);

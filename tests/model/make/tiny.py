@@ -9,7 +9,8 @@ neither diffusers nor transformers has it. Each fixture is a folder with
 taew2_1.safetensors, `tiny` also with the same tensors in taew2_1.pth, and
 clips.safetensors:
   latents [t, z, h, w]  as the transformer makes them
-  frames [n, H, W, 3]   2 * decode(latents) - 1
+  frames [n, H, W, 3]   2 * decode(latents) - 1, in float64
+  bf16_error            of the same in bf16: |difference| / |frames|
 """
 
 import os
@@ -125,19 +126,23 @@ def make(name, seed, size, latents, dtype, channels, widths, rows=FRAMES,
     frames = 2 * net.decode(x) - 1
     exact = 2 * net.to(torch.float64).decode(x.double()) - 1
     error = ((frames - exact).norm() / exact.norm()).item()
+    half = 2 * net.to(torch.bfloat16).decode(x.bfloat16()).double() - 1
+    bf16_error = ((half - exact).norm() / exact.norm()).item()
 
     save_file(state, os.path.join(folder, "taew2_1.safetensors"))
     if pth:
         torch.save(state, os.path.join(folder, "taew2_1.pth"))
     save_file({"latents": x,
-               "frames": exact.float().permute(0, 2, 3, 1).contiguous()},
+               "frames": exact.float().permute(0, 2, 3, 1).contiguous(),
+               "bf16_error": torch.tensor([bf16_error])},
               os.path.join(folder, "clips.safetensors"))
     for file in os.listdir(folder):
         os.chmod(os.path.join(folder, file), 0o644)
     clamped = (frames.abs() == 1).float().mean().item()
     print(f"{name}: {sum(p.numel() for p in net.parameters())} parameters, "
           f"frames {tuple(frames.shape)} std {frames.std():.3f}, "
-          f"{100 * clamped:.1f} % clamped, float32 is {error:.1e} off")
+          f"{100 * clamped:.1f} % clamped, float32 is {error:.1e} off, bf16 "
+          f"{bf16_error:.1e}")
 
 
 if __name__ == "__main__":

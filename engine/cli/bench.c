@@ -266,6 +266,7 @@ int cv_cli_bench(int argc, char **argv)
     const char *sampler = NULL, *precision = NULL, *device = NULL, *gpu = NULL;
     const char *runs = NULL, *threads = NULL, *prompt = NULL, *model = NULL;
     const char *vram = NULL, *text_encoder = NULL, *tokenizer = NULL;
+    const char *lora = NULL;
     const char *vae = NULL;
     int json = 0, markdown = 0, help = 0, verbose = 0;
     int n_runs = 0, n_frames = 0, choice = 0, status;
@@ -275,6 +276,7 @@ int cv_cli_bench(int argc, char **argv)
         { "vae", &vae, NULL, "PATH: in place of the model's, or "
                              "random:taew2_1" },
         { "tokenizer", &tokenizer, NULL, "PATH: in place of the model's" },
+        { "lora", &lora, NULL, "PATH=STRENGTH|...: merged into it" },
         { "variant", &variant, NULL, "NAME: auto, causal or bidirectional" },
         { "size", &size, NULL, "WxH; default: the recipe's" },
         { "frames", &frames, NULL, "N: frames of a clip; default: the "
@@ -325,6 +327,7 @@ int cv_cli_bench(int argc, char **argv)
     settings.text_encoder = text_encoder;
     settings.vae          = vae;
     settings.tokenizer    = tokenizer;
+    settings.lora         = lora;
     b->prompt = prompt ? prompt
                        : "a red circle moves right on a blue background";
     args.prompt = b->prompt;

@@ -226,6 +226,7 @@ int cv_cli_info(int argc, char **argv)
 {
     const char *path = NULL, *size = NULL, *frames = NULL, *variant = NULL;
     const char *text_encoder = NULL, *vae = NULL, *tokenizer = NULL;
+    const char *lora = NULL;
     int json = 0, help = 0, verbose = 0, status = 1, n_frames = 0;
     const CvOption options[] = {
         { "size", &size, NULL, "WxH: plan the memory for this size" },
@@ -235,6 +236,7 @@ int cv_cli_info(int argc, char **argv)
           "PATH: in place of the model's" },
         { "vae", &vae, NULL, "PATH: in place of the model's" },
         { "tokenizer", &tokenizer, NULL, "PATH: in place of the model's" },
+        { "lora", &lora, NULL, "PATH=STRENGTH|...: merged into it" },
         { "json", NULL, &json, "print JSON" },
         { "verbose", NULL, &verbose, "-v: say which files are opened" },
         { "help", NULL, &help, "print this" },
@@ -268,6 +270,7 @@ int cv_cli_info(int argc, char **argv)
     settings.text_encoder = text_encoder;
     settings.vae          = vae;
     settings.tokenizer    = tokenizer;
+    settings.lora         = lora;
     if (variant) {
         int choice = cv_cli_choice("variant", variant,
                                    "auto|causal|bidirectional");

@@ -175,6 +175,15 @@ run 0 info --text_encoder "$model/text_encoder" --vae "$model/vae" \
     grep -q '41 pieces' out && [ ! -s err ] &&
     [ "$(grep -c '(named by an option)$' out)" = 3 ]
 check "info of parts"
+lora=$src/tests/model/fixtures/lora/kijai.safetensors
+cp -R "$model" plain && chmod -R u+w plain && rm plain/recipe.json &&
+    ln -s "$lora" a_causvid_lora.safetensors &&
+    run 0 info --variant bidirectional --lora a_causvid_lora.safetensors=0.7 \
+        plain && grep -q '^recipe .*Wan + CausVid LoRA' out
+check "info with a LoRA that chooses the recipe"
+run 1 info --lora "$lora" "$src/samples/shapes" &&
+    grep -q "use a LoRA for a model of this size" err
+check "info with a LoRA of another width"
 run 0 info && grep -q '^licence  *BSD-2-Clause$' out &&
     grep -q '^variant  *causal: recipe.json says so$' out &&
     grep -q "^  *safetensors, diffusers names, 177 tensors: 177 BF16 (14.0" \

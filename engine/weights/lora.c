@@ -75,7 +75,6 @@ typedef struct Opening {
     CvLoras *loras;
     CvLoraFile *file;
     int number;           /* of the file */
-    CvWeights *model;
     CvLoraTargets *targets;
     CvLog *log;
     const char *path;
@@ -85,7 +84,8 @@ typedef struct Opening {
     char names[3 * CV_NAME_SIZE];
 } Opening;
 
-static int64_t dims_but(const CvTensor *t, int64_t dim[CV_MAX_DIMS])
+/* The dimensions that are not 1; how many. */
+static int64_t dims_but_1(const CvTensor *t, int64_t dim[CV_MAX_DIMS])
 {
     int n = 0;
 
@@ -98,9 +98,9 @@ static int64_t dims_but(const CvTensor *t, int64_t dim[CV_MAX_DIMS])
 /* Equal but for dimensions of 1. */
 static int same_dims(const CvTensor *a, const CvTensor *b)
 {
-    int64_t x[CV_MAX_DIMS], y[CV_MAX_DIMS], n = dims_but(a, x);
+    int64_t x[CV_MAX_DIMS], y[CV_MAX_DIMS], n = dims_but_1(a, x);
 
-    return n == dims_but(b, y) && !memcmp(x, y, (size_t)n * sizeof(*x));
+    return n == dims_but_1(b, y) && !memcmp(x, y, (size_t)n * sizeof(*x));
 }
 
 /* [a, b], or [a, b, 1, ...] */
@@ -427,8 +427,8 @@ int cv_loras_open(CvLoras **out, const char *list, CvWeights *model,
 
         l->files[number].strength = strength;
         *o = (Opening){ .loras = l, .file = &l->files[number],
-                        .number = number, .model = model, .targets = targets,
-                        .log = log, .path = path };
+                        .number = number, .targets = targets, .log = log,
+                        .path = path };
         err = read_file(o);
     }
     if (!err)

@@ -84,7 +84,7 @@ typedef struct CausvidSourceContext {
 
     /* options */
     char *prompt, *promptfile, *negative_prompt;
-    char *model, *text_encoder, *vae, *tokenizer, *lora;
+    char *model, *text_encoder, *vae, *tokenizer, *lora, *cache;
     int variant;
     int w, h;              ///< 0, 0: the recipe's
     char *rate;            ///< NULL: the recipe's
@@ -599,6 +599,7 @@ static int open_model(AVFilterContext *ctx)
     settings.vae          = s->vae;
     settings.tokenizer    = s->tokenizer;
     settings.lora         = s->lora;
+    settings.cache        = s->cache;
     settings.variant      = s->variant;
     settings.precision    = s->precision;
     /* Frames in GPU memory cannot come from the CPU. */
@@ -839,6 +840,7 @@ static const AVOption causvid_options[] = {
     STRING("vae", "set folder or file of the VAE (default: beside the model)", vae, FLAGS),
     STRING("tokenizer", "set spiece.model or its folder (default: beside the model)", tokenizer, FLAGS),
     STRING("lora", "set LoRA files, as path[=strength], | between several", lora, FLAGS),
+    STRING("cache", "set a folder that keeps encoded prompts (default: none)", cache, FLAGS),
     { "variant", "set how the model attends over time", OFFSET(variant), AV_OPT_TYPE_INT, { .i64 = CAUSVID_VARIANT_AUTO }, CAUSVID_VARIANT_AUTO, CAUSVID_VARIANT_BIDIRECTIONAL, FLAGS, .unit = "variant" },
     CONSTANT("auto", "as detected", CAUSVID_VARIANT_AUTO, "variant"),
     CONSTANT("causal", "block after block", CAUSVID_VARIANT_CAUSAL, "variant"),

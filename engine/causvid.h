@@ -158,6 +158,10 @@ typedef struct CausvidSettings {
     const char *lora;         /**< `path[=strength]`, `|` between several;
                                    merged into the transformer. EILSEQ: of
                                    another model, or no LoRA */
+    const char *cache;  /**< folder that keeps prompts' embeddings, made when it
+                             is missing; the text encoder is not run for those
+                             that are there. One that does not work is a
+                             warning. NULL: none */
     enum CausvidVariant variant;
     enum CausvidPrecision precision;
     enum CausvidDevice device;
@@ -195,7 +199,7 @@ typedef struct CausvidSettings {
      */
     const struct CausvidClip *clip;
 
-    void *reserved[15]; /**< leave as causvid_default_settings() set them */
+    void *reserved[14]; /**< leave as causvid_default_settings() set them */
 } CausvidSettings;
 
 /**

@@ -120,6 +120,22 @@ static int upload_given(CvGenerator *g, const CvTensor *t, const float *data,
     return err;
 }
 
+/* A prompt's embeddings: from the text encoder, unless the cache has them. */
+static int encode(CvGenerator *g, const CvTensor *embeds, const int32_t *ids)
+{
+    CvBackend *backend = g->run.backend;
+    CvTextCache *cache = backend->planning ? NULL : g->model->cache;
+    int err;
+
+    if (cache && (err = cv_text_cache_load(cache, backend, embeds, ids)))
+        return err < 0 ? err : 0;
+    if ((err = cv_umt5_forward(g->model->umt5, &g->run, embeds, ids)) < 0 ||
+        (err = check_values(g, embeds, "text encoder",
+                            g->model->files.text_encoder)) < 0)
+        return err;
+    return cache ? cv_text_cache_save(cache, backend, embeds, ids) : 0;
+}
+
 static int set_text(CvGenerator *g, CvDitState *state, const void *data,
                     CvType type, int64_t n)
 {
@@ -132,10 +148,7 @@ static int set_text(CvGenerator *g, CvDitState *state, const void *data,
     if ((err = cv_arena_tensor(arena, &embeds)) < 0)
         goto end;
     if (type == CV_I32) {
-        if ((err = cv_umt5_forward(g->model->umt5, &g->run, &embeds,
-                                   data)) < 0 ||
-            (err = check_values(g, &embeds, "text encoder",
-                                g->model->files.text_encoder)) < 0)
+        if ((err = encode(g, &embeds, data)) < 0)
             goto end;
     } else if ((err = upload_given(g, &embeds, data, "text_embeds")) < 0) {
         goto end;

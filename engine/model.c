@@ -163,6 +163,14 @@ static int merge_loras(CvModel *model, const char *list)
                                            model->log);
 }
 
+static int open_cache(CvModel *model, const char *folder)
+{
+    return cv_text_cache_open(&model->cache, folder,
+                              cv_umt5_weights(model->umt5),
+                              model->files.text_encoder_config, model->backend,
+                              model->log);
+}
+
 int cv_model_open(CvModel *model, const CausvidSettings *settings,
                   CvBackend *backend, CvLog *log)
 {
@@ -194,7 +202,8 @@ int cv_model_open(CvModel *model, const CausvidSettings *settings,
         (err = cv_recipe_init(&model->recipe, files, cv_dit_size(model->dit),
                               wanted.variant, log)) < 0 ||
         (wanted.lora && (err = merge_loras(model, wanted.lora)) < 0) ||
-        (err = check_fit(model)) < 0)
+        (err = check_fit(model)) < 0 ||
+        (wanted.cache && (err = open_cache(model, wanted.cache)) < 0))
         goto fail;
     cv_leave(model->backend);
     return 0;
@@ -247,6 +256,7 @@ void cv_model_close(CvModel *model)
 
     cv_vae_close(&model->vae);
     cv_dit_close(&model->dit);
+    cv_text_cache_close(&model->cache);
     cv_umt5_close(&model->umt5);
     cv_tokenizer_close(&model->tokenizer);
     if (entered)

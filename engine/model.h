@@ -9,6 +9,7 @@
 
 #include "dit/dit.h"
 #include "recipe.h"
+#include "text/cache.h"
 #include "text/text.h"
 #include "vae/vae.h"
 
@@ -18,6 +19,7 @@ typedef struct CvModel {
     CvModelFiles files;
     CvTokenizer *tokenizer;
     CvUmt5 *umt5;
+    CvTextCache *cache; /* of prompts, or NULL */
     CvDit *dit;
     CvVae *vae;
     CvRecipe recipe;

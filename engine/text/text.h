@@ -65,6 +65,8 @@ void cv_umt5_close(CvUmt5 **umt5);
 int64_t cv_umt5_dim(const CvUmt5 *umt5);     /* d_model */
 int64_t cv_umt5_vocab(const CvUmt5 *umt5);   /* rows of the embedding */
 size_t cv_umt5_bytes(const CvUmt5 *umt5);    /* of resident weights */
+/* Its files, before it is loaded; afterwards NULL where they were closed. */
+CvWeights *cv_umt5_weights(const CvUmt5 *umt5);
 const char *cv_umt5_describe(const CvUmt5 *umt5); /* for info: sizes, dtype */
 
 /*

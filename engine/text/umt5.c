@@ -355,6 +355,11 @@ size_t cv_umt5_bytes(const CvUmt5 *umt5)
     return umt5->streamed ? 0 : umt5->arena.peak;
 }
 
+CvWeights *cv_umt5_weights(const CvUmt5 *umt5)
+{
+    return umt5->loader.weights;
+}
+
 const char *cv_umt5_describe(const CvUmt5 *umt5)
 {
     return umt5->description;

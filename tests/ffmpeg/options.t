@@ -4,7 +4,7 @@
 
 help=$("$ffmpeg" -hide_banner -h filter=causvid)
 for option in prompt promptfile negative_prompt model text_encoder vae \
-        tokenizer lora variant size s rate r duration d seed steps timesteps \
+        tokenizer lora cache variant size s rate r duration d seed steps timesteps \
         shift guidance sampler precision device threads; do
     like "$help" "^ +$option +\[?<" "option $option is there"
 done
@@ -60,6 +60,15 @@ is "$(hashes "$tiny:lora=$fixtures/lora/blocks.safetensors=1|$fixtures/lora/rest
 like "$("$ffmpeg" -hide_banner -nostdin -f lavfi -i "$tiny:lora=$fixtures/lora/kijai.safetensors" \
     -frames:v 1 -f null - 2>&1)" "kijai.safetensors': applied 69 of 69 entries, strength 1" \
     "the log says how much was applied"
+
+kept=$tmp/prompts
+is "$(hashes "$tiny:cache=$kept")" "$plain" "cache changes nothing"
+is "$(ls "$kept" | wc -l)" 1 "the prompt is kept"
+is "$(hashes "$tiny:cache=$kept")" "$plain" "nor does it the second time"
+like "$("$ffmpeg" -hide_banner -nostdin -v verbose -f lavfi -i "$tiny:cache=$kept" \
+    -frames:v 1 -f null - 2>&1)" "a prompt of 3 tokens from '$kept" \
+    "the log says that it was taken"
+is "$(hashes "$tiny:cache=$tmp/no/such")" "$plain" "a folder that cannot be made is no error"
 
 guided=$(hashes "$source:d=0.5:guidance=5")
 isnt "$guided" "$reference" "guidance changes the picture"

@@ -23,6 +23,7 @@
 /* Without --runs: so many, or as many as are thought to fit into this time. */
 #define DEFAULT_RUNS   5
 #define LONGEST_SECONDS 300
+#define LOAD_RUNS 3 /* with --load */
 
 static double now(void)
 {
@@ -268,7 +269,7 @@ int cv_cli_bench(int argc, char **argv)
     const char *vram = NULL, *text_encoder = NULL, *tokenizer = NULL;
     const char *lora = NULL;
     const char *vae = NULL;
-    int json = 0, markdown = 0, help = 0, verbose = 0;
+    int json = 0, markdown = 0, load = 0, help = 0, verbose = 0;
     int n_runs = 0, n_frames = 0, choice = 0, status;
     const CvOption options[] = {
         { "model", &model, NULL, "PATH: the model; default: the sample model" },
@@ -291,6 +292,7 @@ int cv_cli_bench(int argc, char **argv)
         { "prompt", &prompt, NULL, "TEXT: what the clip shows" },
         { "runs", &runs, NULL, "N: default: 5, or as many as fit into five "
                                "minutes" },
+        { "load", NULL, &load, "load the model --runs (3) times instead" },
         { "json", NULL, &json, "print one line of JSON" },
         { "markdown", NULL, &markdown, "print a table for a document" },
         { "verbose", NULL, &verbose, "-v: say what is done" },
@@ -319,6 +321,10 @@ int cv_cli_bench(int argc, char **argv)
     if (json && markdown) {
         fprintf(stderr, "causvid: bench prints --json or --markdown, not "
                 "both\n");
+        goto end;
+    }
+    if (load && markdown) {
+        fprintf(stderr, "causvid: bench --load prints no --markdown\n");
         goto end;
     }
     causvid_default_clip(&args);
@@ -366,9 +372,13 @@ int cv_cli_bench(int argc, char **argv)
         settings.device = (enum CausvidDevice)choice;
     }
     cv_log_init(&b->log, &settings);
-    status = run(b, &settings, &args, n_runs,
-                 json ? CV_BENCH_JSON : markdown ? CV_BENCH_MARKDOWN
-                                                 : CV_BENCH_TEXT_FORM);
+    if (load)
+        status = cv_bench_load(&settings, &args, n_runs ? n_runs : LOAD_RUNS,
+                               json, b->command, &b->log) < 0;
+    else
+        status = run(b, &settings, &args, n_runs,
+                     json ? CV_BENCH_JSON : markdown ? CV_BENCH_MARKDOWN
+                                                     : CV_BENCH_TEXT_FORM);
     cv_log_free(&b->log);
 end:
     free(b);

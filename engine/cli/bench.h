@@ -51,4 +51,12 @@ typedef enum CvBenchForm {
 /* 0, or -1 when there is no memory. */
 int cv_bench_print(CvBench *bench, CvBenchForm form);
 
+/* The commit that this was built from. */
+const char *cv_bench_commit(void);
+
+/* Load a model `runs` times and print what that took; clip: for which room is
+ * left. */
+int cv_bench_load(const CausvidSettings *settings, const CausvidClip *clip,
+                  int runs, int json, const char *command, CvLog *log);
+
 #endif /* CV_BENCH_H */

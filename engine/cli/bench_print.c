@@ -266,6 +266,11 @@ end:
     return err;
 }
 
+const char *cv_bench_commit(void)
+{
+    return CV_COMMIT;
+}
+
 int cv_bench_print(CvBench *b, CvBenchForm form)
 {
     Row rows[MAX_ROWS];

@@ -299,6 +299,44 @@ check "bench as text"
 run 0 bench --device cpu --model random:tiny --frames 1 --runs 1 --markdown &&
     [ "$(grep -c '^|' out)" = 16 ] && ! grep '^|' out | grep -vq '|$'
 check "bench as a table"
+# loads: what the JSON of --load has to agree with itself in
+loads='my ($sum, @parts) = ($j->{sum}, @{$j->{parts}});
+    my %total;
+    for my $part (@parts) {
+        $total{$_} += $part->{$_} for keys %$sum;
+    }
+    join(" ", map { $_->{part} } @parts) eq "text_encoder transformer vae" &&
+    !(grep { $_->{bytes} != $_->{loaded_bytes} || $_->{first_s} <= 0 ||
+             abs($_->{loaded_bytes} / 1e9 / $_->{first_s} /
+                 $_->{first_gb_per_s} - 1) > 1e-6 } @parts, {%$sum,
+             bytes => $sum->{loaded_bytes}}) &&
+    $total{loaded_bytes} == $sum->{loaded_bytes} &&
+    abs($total{first_s} / $sum->{first_s} - 1) < 1e-6 &&
+    $j->{opening}{first_s} > 0 && $j->{resident_bytes} > 0 &&
+    !$j->{streamed} && $j->{device} =~ /^cpu, / && $j->{runs} == $runs'
+run 0 bench --load --json --device cpu --model "$model" && [ ! -s err ] &&
+    [ "$(wc -l < out)" = 1 ] && json "my \$runs = 3; $loads"' &&
+    !(grep { $_->{median_s} <= 0 || $_->{gb_per_s} <= 0 } @parts, $sum) &&
+    $parts[1]{container} eq "safetensors" && $j->{command} =~ /--load/'
+check "bench --load loads three times"
+bytes=$(perl -MJSON::PP -e 'local $/; print decode_json(<>)->{parts}[0]{bytes}' \
+    out)
+[ "$bytes" -gt 40000 ] && [ "$bytes" -lt \
+    "$(wc -c < "$model/text_encoder/model.safetensors")" ]
+check "of $bytes bytes of a text encoder"
+run 0 bench --load --json --runs 1 --device cpu --model "$model" &&
+    json "my \$runs = 1; $loads"' && !exists $sum->{median_s} &&
+    !exists $j->{opening}{median_s}'
+check "bench --load --runs 1 has no median"
+run 0 bench --load --runs 2 --device cpu && [ ! -s err ] &&
+    [ "$(grep -Ec '^(text encoder|transformer|VAE|all parts) +[0-9.]+ GB +[0-9.]+ s +[0-9.]+ GB/s +[0-9.]+ s +[0-9.]+ GB/s$' \
+    out)" = 4 ] && grep -Eq '^opening +[0-9.]+ s +[0-9.]+ s$' out &&
+    ! grep -q ' $' out && grep -q 'the second time' out
+check "bench --load as text"
+refused 1 "bench --load of a model that is not there" "'/no/model' does not exist" \
+    bench --load --device cpu --model /no/model
+refused 2 "bench --load --markdown" "prints no --markdown" \
+    bench --load --markdown
 refused 2 "bench of an operand" "unexpected argument 'a'" bench a
 refused 2 "two forms" "--json or --markdown, not both" bench --json --markdown
 refused 2 "0 runs" "--runs is '0', expected" bench --runs 0

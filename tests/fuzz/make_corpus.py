@@ -179,6 +179,15 @@ def networks():
     vae += conv("encoder.head.2", 2, 2, 3, 3, 3)
     put("v", "vae", vae)
 
+    tiny = conv("decoder.1", 1, 1, 3, 3) + conv("decoder.22", 3, 1, 3, 3)
+    for at, frames in (3, 1), (9, 2), (15, 2):
+        for i in range(at, at + 3):
+            for j, in_ in enumerate((2, 1, 1)):
+                tiny += conv(f"decoder.{i}.conv.{2 * j}", 1, in_, 3, 3)
+        tiny += [(f"decoder.{at + 4}.conv.weight", [frames, 1, 1, 1]),
+                 (f"decoder.{at + 5}.weight", [1, 1, 3, 3])]
+    put("v", "vae-tiny", tiny)
+
 
 RECIPE = {
     "name": "shapes", "variant": "causal", "width": 160, "height": 96,

@@ -256,6 +256,10 @@ run 0 info --json random:wan-14b && [ ! -s err ] && json '
     $j->{guidance} == 1 && $j->{width} == 832 && $j->{height} == 480 &&
     $j->{gpu_weights_mb} > 40000 && $j->{gpu_weights_mb} < 40200'
 check "info of 14B random numbers"
+run 0 info --json random:wan-14b-fp8 && [ ! -s err ] && json '
+    $j->{gpu_weights_mb} > 21400 && $j->{gpu_weights_mb} < 21500 &&
+    $j->{weights_mb} > 80000 && $j->{transformer} =~ /F8_E4M3/'
+check "info of 14B in fp8: half on a GPU, the same on the CPU"
 run 0 info --tokenizer "$model" --vae "$model/vae" random:tiny &&
     grep -q '41 pieces' out && grep -q 'random:tiny/text_encoder' out &&
     grep -q "^ *$model/vae/" out

@@ -1,0 +1,302 @@
+/*
+ * One small model in fp8, as programs write it: the clip of the same numbers in
+ * float32.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ *
+ * The files, and what PyTorch makes of them in float32, are from
+ * tests/model/make/fp8.py. On the CPU and with float32 on CUDA weights are
+ * multiplied while they are loaded; on CUDA in bf16 they stay in fp8 until they
+ * are used. All three must give what the float32 files give there, bit by bit.
+ * CUDA is the emulated one.
+ */
+#include <math.h>
+#include <unistd.h>
+
+#include "../tap.h"
+#include "weights/weights.h"
+
+static const char *src, *build;
+static char folder[] = "/tmp/causvid-test-XXXXXX";
+
+static void run(const char *command)
+{
+    if (system(command))
+        tap_bail("failed: %s", command);
+}
+
+/* The folder of a model: transformer and text encoder of these layouts, NULL:
+ * as they were before. */
+static void make_model(const char *name, const char *transformer,
+                       const char *text)
+{
+    char command[8192];
+    const char *const parts[] = { "transformer", "text_encoder", "vae" };
+    const char *const layouts[] = { transformer, text, NULL };
+
+    for (int i = 0; i < 3; i++) {
+        snprintf(command, sizeof(command), "all=%s/tests/model/fixtures; "
+                 "mkdir -p %s/%s/%s && cd %s/%s/%s && "
+                 "ln -s $all/containers/safetensors/%s/config.json . && "
+                 "ln -s $all/%s/%s/%s/*.safetensors .", src, folder, name,
+                 parts[i], folder, name, parts[i], parts[i],
+                 layouts[i] ? "fp8" : "containers",
+                 layouts[i] ? layouts[i] : "safetensors", parts[i]);
+        run(command);
+    }
+    snprintf(command, sizeof(command), "all=%s/tests/model/fixtures; "
+             "cd %s/%s && echo '{}' > model_index.json && "
+             "ln -s $all/containers/safetensors/recipe.json . && "
+             "ln -s $all/clip/model/tokenizer .", src, folder, name);
+    run(command);
+}
+
+static CvWeights *trace(const char *name, const char *options)
+{
+    char command[8192], outputs[1024];
+    CvWeights *w;
+
+    snprintf(command, sizeof(command), "cd %s/%s && %s/bin/causvid trace "
+             "--model . %s --inputs "
+             "%s/tests/model/fixtures/containers/inputs.safetensors "
+             "--outputs out.safetensors", folder, name, build, options, src);
+    run(command);
+    snprintf(outputs, sizeof(outputs), "%s/%s/out.safetensors", folder, name);
+    if (cv_weights_open(&w, outputs, NULL) < 0)
+        tap_bail("'%s' cannot be read", outputs);
+    return w;
+}
+
+/* Of frames in 0..1; infinite when they are the same. */
+static double psnr(CvWeights *a, CvWeights *b)
+{
+    const CvEntry *x = cv_weights_find(a, "frames");
+    const CvEntry *y = cv_weights_find(b, "frames");
+    double sum = 0;
+
+    if (!x || !y || !cv_same_shape(&x->tensor, &y->tensor))
+        tap_bail("no frames");
+    for (int64_t i = 0; i < cv_elements(&x->tensor); i++) {
+        float p, q;
+
+        memcpy(&p, (const uint8_t *)x->tensor.data + 4 * i, sizeof(p));
+        memcpy(&q, (const uint8_t *)y->tensor.data + 4 * i, sizeof(q));
+        sum += pow((double)p - q, 2);
+    }
+    return -10 * log10(sum / (double)cv_elements(&x->tensor));
+}
+
+/* All that trace writes is the same, bit by bit. */
+static int same(CvWeights *got, CvWeights *want)
+{
+    int64_t n = 0;
+
+    for (int64_t i = 0; i < cv_weights_count(want); i++) {
+        const CvEntry *w = cv_weights_at(want, i);
+        const CvEntry *e = cv_weights_find(got, "%s", w->name);
+
+        if (e && cv_same_shape(&e->tensor, &w->tensor) &&
+            !memcmp(e->tensor.data, w->tensor.data,
+                    (size_t)cv_tensor_bytes(&w->tensor)))
+            n++;
+        else
+            tap_diag("%s differs", w->name);
+    }
+    return n == cv_weights_count(want) && n > 6 &&
+           cv_weights_find(want, "frames");
+}
+
+static const struct {
+    const char *name, *options;
+} devices[] = {
+    { "the CPU", "" },
+    { "CUDA in bf16", "--device cuda" },
+    { "CUDA in float32", "--device cuda --precision fp32" },
+};
+
+/* A layout beside its numbers in float32, and beside the model that was not
+ * quantised, on the CPU. */
+static void test_layout(const char *layout, const char *floats,
+                        CvWeights *exact, double least)
+{
+    char plain[256];
+
+    make_model(layout, layout, layout);
+    snprintf(plain, sizeof(plain), "%s-of-%s", floats, layout);
+    make_model(plain, floats, floats);
+    for (size_t i = 0; i < sizeof(devices) / sizeof(*devices); i++) {
+        CvWeights *got = trace(layout, devices[i].options);
+        CvWeights *want = trace(plain, devices[i].options);
+
+        ok(same(got, want), "%s on %s: bit by bit as its numbers in float32",
+           layout, devices[i].name);
+        if (!i) {
+            double db = psnr(got, exact);
+
+            ok(isfinite(db) && db >= least, "%s: frames of %.1f dB, of those "
+               "of the model before", layout, db);
+        }
+        cv_weights_close(&got);
+        cv_weights_close(&want);
+    }
+}
+
+/* ---- a LoRA ---- */
+
+#define SIDES 48 * 32 * 3
+#define FRAMES 9
+
+static void write_log(void *cookie, enum CausvidLogLevel level,
+                      const char *format, va_list args)
+{
+    char line[1024];
+
+    (void)cookie;
+    vsnprintf(line, sizeof(line), format, args);
+    if (level <= CAUSVID_LOG_WARNING)
+        tap_diag("%s", line);
+}
+
+/* The frames of a model with the LoRA. */
+static const uint8_t *merged_frames(const char *name,
+                                    enum CausvidDevice device)
+{
+    static uint8_t frames[4][FRAMES * SIDES];
+    static int turn;
+    uint8_t *rgb = frames[turn++ % 4];
+    char model[512], lora[4200];
+    CausvidSettings s;
+    CausvidContext *cv;
+    CausvidClip clip;
+    int err;
+
+    snprintf(model, sizeof(model), "%s/%s", folder, name);
+    snprintf(lora, sizeof(lora), "%s/tests/model/fixtures/fp8/"
+             "lora.safetensors=0.5", src);
+    causvid_default_settings(&s);
+    s.model  = model;
+    s.lora   = lora;
+    s.device = device;
+    s.log    = write_log;
+    causvid_default_clip(&clip);
+    clip.prompt = "a red circle";
+    clip.seed   = 5;
+    err = causvid_open(&cv, &s);
+    if (!err)
+        err = causvid_start(cv, &clip);
+    for (int i = 0; i < FRAMES && !err; i++) {
+        CausvidPicture pic = { .format = CAUSVID_FORMAT_RGB24, .width = 48,
+                               .height = 32, .data = { rgb + i * SIDES },
+                               .stride = { 48 * 3 } };
+
+        err = causvid_read_frame(cv, &pic);
+    }
+    if (err)
+        tap_bail("%s with a LoRA: %d", name, err);
+    causvid_close(&cv);
+    return rgb;
+}
+
+static double bytes_psnr(const uint8_t *a, const uint8_t *b)
+{
+    double sum = 0;
+
+    for (int i = 0; i < FRAMES * SIDES; i++)
+        sum += (a[i] - b[i]) * (a[i] - b[i]);
+    return -10 * log10(sum / (FRAMES * SIDES) / 255 / 255);
+}
+
+/* What is added to a weight in fp8 is added to its number. On CUDA the sum is
+ * fp8 again. */
+static void test_lora(void)
+{
+    const uint8_t *floats = merged_frames("rows-float32-of-rows",
+                                          CAUSVID_DEVICE_CPU);
+    const uint8_t *fp8 = merged_frames("rows", CAUSVID_DEVICE_CPU);
+    double bf16, again;
+
+    ok(!memcmp(floats, fp8, FRAMES * SIDES), "with a LoRA on the CPU: the "
+       "frames of the float32 file with it");
+    bf16  = bytes_psnr(floats, merged_frames("rows-float32-of-rows",
+                                             CAUSVID_DEVICE_CUDA));
+    again = bytes_psnr(floats, merged_frames("rows", CAUSVID_DEVICE_CUDA));
+    /* 26.6 and 26.7 dB, less 3: a random network, as above */
+    ok(bf16 > 23.6 && again > 23.7 && isfinite(again), "on CUDA: frames of %.1f dB, "
+       "and of %.1f dB where the sum is bf16", again, bf16);
+}
+
+/* ---- plans ---- */
+
+/* A number that `causvid info --json` prints. */
+static double info(const char *name, const char *key)
+{
+    char command[2048], line[1024];
+    double value = -1;
+    FILE *pipe;
+
+    snprintf(command, sizeof(command), "cd %s/%s && %s/bin/causvid info "
+             "--json .", folder, name, build);
+    if (!(pipe = popen(command, "r")))
+        tap_bail("popen");
+    while (fgets(line, sizeof(line), pipe)) {
+        if (strstr(line, key))
+            value = atof(strchr(line, ':') + 1);
+    }
+    if (pclose(pipe))
+        tap_bail("failed: %s", command);
+    return value;
+}
+
+/* The plan of a GPU knows that they stay in fp8, that of the CPU that they do
+ * not. (Of this small model most bytes are the VAE's and alignment.) */
+static void test_plans(void)
+{
+    double fp8 = info("rows", "\"gpu_weights_mb\"");
+    double floats = info("rows-float32-of-rows", "\"gpu_weights_mb\"");
+
+    ok(fp8 > 0 && fp8 < floats, "a GPU's weights take %.4f MB, in bf16 %.4f",
+       fp8, floats);
+    fp8    = info("rows", "\"weights_mb\"");
+    floats = info("rows-float32-of-rows", "\"weights_mb\"");
+    ok(fp8 > 0 && fp8 == floats, "the CPU's take %.4f MB, as in float32",
+       fp8);
+}
+
+static void clean_up(void)
+{
+    char command[128];
+
+    snprintf(command, sizeof(command), "rm -r %s", folder);
+    if (system(command))
+        tap_diag("%s is left", folder);
+}
+
+int main(void)
+{
+    CvWeights *exact;
+    char module[4200];
+
+    src   = getenv("CAUSVID_SRC");
+    build = getenv("CAUSVID_BUILD");
+    if (!src || !build)
+        tap_bail("CAUSVID_SRC and CAUSVID_BUILD are not set");
+    snprintf(module, sizeof(module), "%s/emulator/libcausvid_cuda.so", build);
+    if (access(module, R_OK))
+        tap_bail("%s is missing: make tests", module);
+    setenv("CAUSVID_CUDA_MODULE", module, 1);
+    if (!mkdtemp(folder))
+        tap_bail("mkdtemp");
+    atexit(clean_up);
+    make_model("exact", NULL, NULL);
+    exact = trace("exact", "");
+    /* 22.4, 21.5 and 23.8 dB, less 3: the network is random, so that errors grow
+     * more than in a trained one. */
+    test_layout("plain", "plain-float32", exact, 19.4);
+    test_layout("comfy-old", "comfy-old-float32", exact, 18.5);
+    test_layout("comfy-new", "comfy-old-float32", exact, 18.5);
+    test_layout("rows", "rows-float32", exact, 20.8);
+    test_lora();
+    test_plans();
+    cv_weights_close(&exact);
+    return tap_done();
+}

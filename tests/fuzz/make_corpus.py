@@ -21,9 +21,9 @@ def save(kind, name, data):
         f.write(data)
 
 
-def container(tensors, metadata=None, pad=0):
-    """tensors: (name, dtype, shape)."""
-    header, at = {}, 0
+def container(tensors, metadata=None, pad=0, contents={}):
+    """tensors: (name, dtype, shape); contents: {name: bytes}, else zeros."""
+    header, at, data = {}, 0, b""
     if metadata:
         header["__metadata__"] = metadata
     for name, dtype, shape in tensors:
@@ -33,8 +33,9 @@ def container(tensors, metadata=None, pad=0):
         header[name] = {"dtype": dtype, "shape": shape,
                         "data_offsets": [at, at + n]}
         at += n
+        data += contents.get(name, bytes(n))
     text = json.dumps(header, separators=(",", ":")).encode() + b" " * pad
-    return struct.pack("<Q", len(text)) + text + bytes(at)
+    return struct.pack("<Q", len(text)) + text + data
 
 
 def names(file, column, wanted):
@@ -101,9 +102,10 @@ def weights():
 
 def networks():
     """The smallest network of each kind that opens, in bytes of fp8."""
-    def put(letter, name, shapes, **how):
+    def put(letter, name, shapes, scales=[], **how):
         save("networks", name, letter.encode() + container(
-            [(n, "F8_E4M3", list(shape)) for n, shape in shapes], **how))
+            [(n, "F8_E4M3", list(shape)) for n, shape in shapes] + scales,
+            **how))
 
     def linear(name, out, in_):
         return [(name + ".weight", [out, in_]), (name + ".bias", [out])]
@@ -131,6 +133,15 @@ def networks():
     put("t", "transformer-image",
         dit + [("blocks.0.cross_attn.k_img.weight", [dim, dim])])
 
+    quant = b'{"format":"float8_e4m3fn"}'
+    put("t", "transformer-fp8", dit, [
+        ("scaled_fp8", "F8_E4M3", [2]),
+        ("blocks.0.ffn.0.scale_weight", "F32", []),
+        ("blocks.0.ffn.0.scale_input", "F32", []),
+        ("blocks.0.ffn.2.weight_scale", "BF16", [dim, 1]),
+        ("blocks.0.ffn.2.comfy_quant", "U8", [len(quant)])],
+        contents={"blocks.0.ffn.2.comfy_quant": quant})
+
     t5 = [("token_embedding.weight", [3, 4]), ("norm.weight", [4]),
           ("blocks.0.norm1.weight", [4]), ("blocks.0.norm2.weight", [4]),
           ("blocks.0.pos_embedding.embedding.weight", [4, 1]),
@@ -139,6 +150,10 @@ def networks():
           ("blocks.0.ffn.fc2.weight", [4, 2])]
     t5 += [(f"blocks.0.attn.{x}.weight", [4, 4]) for x in "qkvo"]
     put("e", "text-encoder", t5)
+    put("e", "text-encoder-fp8", t5, [
+        ("blocks.0.attn.q.weight_scale", "F32", [4])],
+        metadata={"_quantization_metadata": json.dumps({"layers": {
+            "blocks.0.attn.q": {"format": "float8_e4m3fn"}}})})
     put("e", "text-encoder-shape", t5[:-1] + [("blocks.0.attn.o.weight",
                                                [5, 4])])
 

@@ -39,6 +39,7 @@ static int refuse(const CvModel *model, const CvClip *clip, const CvMemory *m,
                   int64_t resident, int64_t needed, char why[CV_WHY_SIZE])
 {
     char frames[32] = "an endless clip", with[64] = "", advice[64] = "";
+    int n;
 
     if (clip->frames >= 0)
         snprintf(frames, sizeof(frames), "%" PRId64 " frames", clip->frames);
@@ -48,12 +49,12 @@ static int refuse(const CvModel *model, const CvClip *clip, const CvMemory *m,
     if (most(m) == m->budget && needed - m->taken <= m->room)
         snprintf(advice, sizeof(advice), "vram=%lldM or more, ",
                  megabytes(needed));
-    snprintf(why, CV_WHY_SIZE, "%s needs %lld MB of GPU memory for %dx%d, "
-             "%s%s; %s %lld MB: give %sa smaller size or a shorter clip",
-             model->recipe.name, megabytes(needed), clip->width, clip->height,
-             frames, with, limit_text(m), (long long)(most(m) / 1000000),
-             advice);
-    return CAUSVID_ERR(ENOMEM);
+    n = snprintf(why, CV_WHY_SIZE, "%.80s needs %lld MB of GPU memory for "
+                 "%dx%d, %s%s; %s %lld MB: give %sa smaller size or a shorter "
+                 "clip", model->recipe.name, megabytes(needed), clip->width,
+                 clip->height, frames, with, limit_text(m),
+                 (long long)(most(m) / 1000000), advice);
+    return n < 0 ? CAUSVID_ERR(EINVAL) : CAUSVID_ERR(ENOMEM);
 }
 
 /* Bytes of all weights and the clip, as things are now. */

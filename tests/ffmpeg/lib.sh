@@ -169,7 +169,8 @@ crashed() {
 # The lines that come from the source itself. FFmpeg adds some of its own to an
 # error, which name the filter as well.
 own_lines() {
-    grep -E '^\[(Parsed_)?causvid' "$tmp/log" |
+    # ffmpeg's progress ends with a carriage return, in front of our lines.
+    tr '\r' '\n' < "$tmp/log" | grep -E '^\[(Parsed_)?causvid' |
         grep -Ev 'Failed to configure output pad|Error setting option|\[Eval @|Last message'
 }
 

@@ -7,8 +7,8 @@
 # Usage: run.sh [--rehearse] [PART]...
 #   ops        every operation against double precision: Hopper's kernels,
 #              the generic ones, float32
-#   clip       a whole clip of the small fixture against PyTorch's, and the
-#              tiny decoder
+#   clip       a whole clip of the small fixture against PyTorch's; the tiny
+#              decoder, LoRA and fp8 files
 #   engines    several engines at the same time, also of 1.3B, on two GPUs and
 #              in a caller's context
 #   sanitizer  the operations under compute-sanitizer: memcheck, racecheck
@@ -164,6 +164,8 @@ run_clip() {
     [ $rehearse = yes ] || set -- --gpu
     step "clip: small fixture" 300 "$build/tests/model/test_cuda" "$@"
     step "clip: tiny decoder" 100 "$build/tests/model/test_tiny_vae" "$@"
+    step "clip: LoRA, merged on the device" 200 "$build/tests/model/test_lora" "$@"
+    step "clip: fp8 files" 200 "$build/tests/model/test_fp8" "$@"
 }
 
 # Nothing else may use the GPU meanwhile.

@@ -15,6 +15,7 @@
 
 #include "../tap.h"
 #include "device.h"
+#include "module.h"
 #include "weights/weights.h"
 
 #define WIDTH  48
@@ -387,17 +388,12 @@ static void test_small_device(void)
 
 int main(int argc, char **argv)
 {
-    int gpu = argc > 1 && !strcmp(argv[1], "--gpu");
+    int gpu = use_module(argc, argv);
 
+    snprintf(module, sizeof(module), "%s", getenv("CAUSVID_CUDA_MODULE"));
     src   = getenv("CAUSVID_SRC") ? getenv("CAUSVID_SRC") : ".";
     build = getenv("CAUSVID_BUILD") ? getenv("CAUSVID_BUILD") : "build";
     snprintf(model, sizeof(model), "%s/tests/model/fixtures/clip/model", src);
-    snprintf(module, sizeof(module), "%s/%s/libcausvid_cuda.so", build,
-             gpu ? "lib" : "emulator");
-    if (access(module, R_OK))
-        tap_bail("%s is missing: make tests", module);
-    setenv("CAUSVID_CUDA_MODULE", module, 1);
-
     test_trace("fp32");
     test_trace("bf16");
     if (gpu) {

@@ -19,6 +19,7 @@
 #include "../tap.h"
 #include "causvid.h"
 #include "device.h"
+#include "module.h"
 
 static const char *src, *build;
 static char small_model[4096], tokenizer[4096];
@@ -532,8 +533,7 @@ static void test_gpu(void)
 
 int main(int argc, char **argv)
 {
-    int gpu = argc > 1 && !strcmp(argv[1], "--gpu");
-    char module[4096];
+    int gpu = use_module(argc, argv);
     Engine a, b;
 
     src   = getenv("CAUSVID_SRC") ? getenv("CAUSVID_SRC") : ".";
@@ -541,11 +541,6 @@ int main(int argc, char **argv)
     snprintf(small_model, sizeof(small_model),
              "%s/tests/model/fixtures/clip/model", src);
     snprintf(tokenizer, sizeof(tokenizer), "%s/samples/shapes/tokenizer", src);
-    snprintf(module, sizeof(module), "%s/%s/libcausvid_cuda.so", build,
-             gpu ? "lib" : "emulator");
-    if (access(module, R_OK))
-        tap_bail("%s is missing: make tests", module);
-    setenv("CAUSVID_CUDA_MODULE", module, 1);
     if (gpu)
         load_driver();
 

@@ -8,12 +8,13 @@
  * tests/model/make/fp8.py. On the CPU and with float32 on CUDA weights are
  * multiplied while they are loaded; on CUDA in bf16 they stay in fp8 until they
  * are used. All three must give what the float32 files give there, bit by bit.
- * CUDA is the emulated one.
+ * CUDA is the emulated one, with --gpu a GPU.
  */
 #include <math.h>
 #include <unistd.h>
 
 #include "../tap.h"
+#include "module.h"
 #include "weights/weights.h"
 
 static const char *src, *build;
@@ -271,19 +272,15 @@ static void clean_up(void)
         tap_diag("%s is left", folder);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     CvWeights *exact;
-    char module[4200];
 
     src   = getenv("CAUSVID_SRC");
     build = getenv("CAUSVID_BUILD");
     if (!src || !build)
         tap_bail("CAUSVID_SRC and CAUSVID_BUILD are not set");
-    snprintf(module, sizeof(module), "%s/emulator/libcausvid_cuda.so", build);
-    if (access(module, R_OK))
-        tap_bail("%s is missing: make tests", module);
-    setenv("CAUSVID_CUDA_MODULE", module, 1);
+    use_module(argc, argv);
     if (!mkdtemp(folder))
         tap_bail("mkdtemp");
     atexit(clean_up);

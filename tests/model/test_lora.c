@@ -4,14 +4,16 @@
  * SPDX-License-Identifier: BSD-2-Clause
  *
  * Fixtures: tests/model/make/lora.py. Numbers that are exact in any order give
- * the frames of the merged model bit for bit, on the CPU and on the emulated
- * CUDA backend in float32 and in bf16; others its tensors within rounding.
+ * the frames of the merged model bit for bit, on the CPU and on CUDA (emulated,
+ * with --gpu on a GPU) in float32 and in bf16; others its tensors within
+ * rounding.
  */
 #include <unistd.h>
 
 #include "../tap.h"
 #include "bad_model.h"
 #include "fixture.h"
+#include "module.h"
 #include "weights/lora.h"
 
 #define FRAMES 9 /* the first block */
@@ -72,7 +74,7 @@ static void same(uint64_t expected, const char *list, const char *what)
 
     if (!ok(!o.error && o.frames == FRAMES && o.hash == expected &&
             !o.errors && !o.warnings, "%s: %s", settings.device ==
-            CAUSVID_DEVICE_CUDA ? "emulated" : "cpu", what))
+            CAUSVID_DEVICE_CUDA ? "cuda" : "cpu", what))
         tap_diag("  %s gave %d after %d frames, %llx: %s", o.call, o.error,
                  o.frames, (unsigned long long)o.hash, line_text(&o));
 }
@@ -104,17 +106,8 @@ static void test_devices(void)
 {
     static const enum CausvidPrecision all[] = { CAUSVID_PRECISION_FP32,
                                                  CAUSVID_PRECISION_BF16 };
-    const char *build = getenv("CAUSVID_BUILD");
-    char module[4096];
 
     test_frames();
-    snprintf(module, sizeof(module), "%s/emulator/libcausvid_cuda.so",
-             build ? build : "build");
-    if (access(module, R_OK)) {
-        tap_skip(1, "there is no emulated CUDA backend in this build");
-        return;
-    }
-    setenv("CAUSVID_CUDA_MODULE", module, 1);
     settings.device = CAUSVID_DEVICE_CUDA;
     for (int i = 0; i < 2; i++) {
         settings.precision = all[i];
@@ -303,8 +296,9 @@ static void test_recipe(void)
     model_reset();
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    use_module(argc, argv);
     causvid_default_settings(&settings);
     settings.device = CAUSVID_DEVICE_CPU;
     model_reset();

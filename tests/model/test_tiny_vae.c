@@ -14,6 +14,7 @@
 
 #include "../tap.h"
 #include "fixture.h"
+#include "module.h"
 
 static CvBackend *open_cuda(Bench *bench, int float32)
 {
@@ -125,16 +126,9 @@ static void test_fixture(Bench *bench, const char *name, int float32)
 
 int main(int argc, char **argv)
 {
-    int gpu = argc > 1 && !strcmp(argv[1], "--gpu");
-    const char *build = getenv("CAUSVID_BUILD");
-    char module[4200];
     Bench bench;
 
-    snprintf(module, sizeof(module), "%s/%s/libcausvid_cuda.so",
-             build ? build : "build", gpu ? "lib" : "emulator");
-    if (access(module, R_OK))
-        tap_bail("%s is missing: make tests", module);
-    setenv("CAUSVID_CUDA_MODULE", module, 1);
+    use_module(argc, argv);
     bench_open(&bench, 1);
     for (int float32 = 1; float32 >= 0; float32--) {
         test_fixture(&bench, "tiny", float32);

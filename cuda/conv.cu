@@ -152,6 +152,23 @@ template <int kM, int kN, bool kVectors> struct Copier {
     }
 };
 
+/* m, n: of the lane's first sum. */
+template <bool kRelu, int kTilesM, int kTilesN>
+static __device__ __forceinline__ void
+write_tiles(const CvConvJob *a, int m, int n,
+            const float (&sum)[kTilesM][kTilesN][4])
+{
+#pragma unroll
+    for (int i = 0; i < kTilesM; i++)
+#pragma unroll
+        for (int j = 0; j < kTilesN; j++) {
+            cv_conv_finish<kRelu>(a, m + i * 16, n + j * 8, sum[i][j][0],
+                                  sum[i][j][1]);
+            cv_conv_finish<kRelu>(a, m + i * 16 + 8, n + j * 8, sum[i][j][2],
+                                  sum[i][j][3]);
+        }
+}
+
 /* kWarpsM of the eight warps share the pixels, the rest the channels. */
 template <int kM, int kN, int kWarpsM, bool kVectors>
 static __global__ void __launch_bounds__(kThreads, kVectors ? 2 : 1)
@@ -214,16 +231,12 @@ static __global__ void __launch_bounds__(kThreads, kVectors ? 2 : 1)
         next = next + 1 == kStages ? 0 : next + 1;
         load = load + 1 == kStages ? 0 : load + 1;
     }
-#pragma unroll
-    for (int i = 0; i < kTilesM; i++)
-#pragma unroll
-        for (int j = 0; j < kTilesN; j++) {
-            int m = m0 + warp_m + i * 16 + lane / 4;
-            int n = n0 + warp_n + j * 8 + lane % 4 * 2;
-
-            cv_conv_finish(&a, m, n, sum[i][j][0], sum[i][j][1]);
-            cv_conv_finish(&a, m + 8, n, sum[i][j][2], sum[i][j][3]);
-        }
+    m0 += warp_m + lane / 4;
+    n0 += warp_n + lane % 4 * 2;
+    if (a.relu)
+        write_tiles<true, kTilesM, kTilesN>(&a, m0, n0, sum);
+    else
+        write_tiles<false, kTilesM, kTilesN>(&a, m0, n0, sum);
 }
 
 template <int kM, int kN, int kWarpsM, bool kVectors>

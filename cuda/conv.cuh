@@ -89,14 +89,14 @@ static __device__ __forceinline__ const T *cv_conv_input(const CvConvJob *a,
 }
 
 /* Not fmaxf, which takes 0 for what is no number. */
-static __device__ __forceinline__ float cv_conv_relu(const CvConvJob *a,
-                                                     float y)
+static __device__ __forceinline__ float cv_conv_relu(float y)
 {
-    return a->relu && y < 0 ? 0 : y;
+    return y < 0 ? 0 : y;
 }
 
 /* Round and write columns n and n + 1 of row m of the bf16 output, where they
- * exist. */
+ * exist. kRelu: a->relu, which callers ask for once. */
+template <bool kRelu>
 static __device__ __forceinline__ void cv_conv_finish(const CvConvJob *a,
                                                       int m, int n, float u,
                                                       float v)
@@ -118,17 +118,22 @@ static __device__ __forceinline__ void cv_conv_finish(const CvConvJob *a,
             u += __bfloat162float(b.x);
             v += __bfloat162float(b.y);
         }
-        *(__nv_bfloat162 *)(out + at) =
-            __floats2bfloat162_rn(cv_conv_relu(a, u), cv_conv_relu(a, v));
+        if constexpr (kRelu)
+            *(__nv_bfloat162 *)(out + at) =
+                __floats2bfloat162_rn(cv_conv_relu(u), cv_conv_relu(v));
+        else
+            *(__nv_bfloat162 *)(out + at) = __floats2bfloat162_rn(u, v);
         return;
     }
-    if (add)
-        u += cv_load(add + at);
-    cv_store(out + at, cv_conv_relu(a, u));
-    if (n + 1 < a->o) {
-        if (add)
-            v += cv_load(add + at + 1);
-        cv_store(out + at + 1, cv_conv_relu(a, v));
+    if constexpr (kRelu) {
+        cv_store(out + at, cv_conv_relu(add ? u + cv_load(add + at) : u));
+        if (n + 1 < a->o)
+            cv_store(out + at + 1,
+                     cv_conv_relu(add ? v + cv_load(add + at + 1) : v));
+    } else {
+        cv_store(out + at, add ? u + cv_load(add + at) : u);
+        if (n + 1 < a->o)
+            cv_store(out + at + 1, add ? v + cv_load(add + at + 1) : v);
     }
 }
 

@@ -88,7 +88,8 @@ static __global__ void __launch_bounds__(kThreads, 2)
                 total[r][s] += a.bias[n];
             if (a.add)
                 total[r][s] += ((const float *)a.add)[to];
-            ((float *)a.out)[to] = cv_conv_relu(&a, total[r][s]);
+            ((float *)a.out)[to] = a.relu ? cv_conv_relu(total[r][s])
+                                            : total[r][s];
         }
 }
 

@@ -259,6 +259,75 @@ multiply_tile(const Plan *plan, const CvConvJob *job, Multiplier *s,
     }
 }
 
+/* kPairs pairs of columns, 8 apart, of two pixels, where job->pairs. Everything
+ * is read before anything is computed: a read of `add` takes as long as some
+ * hundred instructions. */
+template <int kPairs, bool kRelu>
+static __device__ __forceinline__ void write_pairs(const CvConvJob *job, int n,
+                                                   const int (&m)[2],
+                                                   const float *sum)
+{
+    const cv_bf16 *add = (const cv_bf16 *)job->add;
+    __nv_bfloat162 more[kPairs][2];
+    float bias[kPairs][2];
+
+#pragma unroll
+    for (int j = 0; j < kPairs; j++) {
+        const bool inside = n + j * 8 < job->o;
+
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            int64_t at = (int64_t)m[i] * job->o + n + j * 8;
+
+            more[j][i] = add && inside && m[i] < job->m
+                             ? *(const __nv_bfloat162 *)(add + at)
+                             : __floats2bfloat162_rn(0, 0);
+            bias[j][i] = job->bias && inside ? job->bias[n + j * 8 + i] : 0;
+        }
+    }
+#pragma unroll
+    for (int j = 0; j < kPairs; j++)
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            int64_t at = (int64_t)m[i] * job->o + n + j * 8;
+            float u = sum[4 * j + 2 * i] + bias[j][0];
+            float v = sum[4 * j + 2 * i + 1] + bias[j][1];
+
+            u += __bfloat162float(more[j][i].x);
+            v += __bfloat162float(more[j][i].y);
+            if constexpr (kRelu) {
+                u = cv_conv_relu(u);
+                v = cv_conv_relu(v);
+            }
+            if (n + j * 8 < job->o && m[i] < job->m)
+                *(__nv_bfloat162 *)((cv_bf16 *)job->out + at) =
+                    __floats2bfloat162_rn(u, v);
+        }
+}
+
+template <int kN, bool kRelu>
+static __device__ __forceinline__ void write_pixels(const CvConvJob *job, int n,
+                                                    const int (&m)[2],
+                                                    const float *sum)
+{
+    /* As many as there are registers for beside the sums. */
+    constexpr int kPairs = kN == 128 ? 2 : kN / 16;
+
+    if (job->pairs) {
+#pragma unroll
+        for (int j = 0; j < kN / 8; j += kPairs)
+            write_pairs<kPairs, kRelu>(job, n + j * 8, m, sum + 4 * j);
+        return;
+    }
+#pragma unroll
+    for (int j = 0; j < kN / 8; j++) {
+        cv_conv_finish<kRelu>(job, m[0], n + j * 8, sum[4 * j],
+                              sum[4 * j + 1]);
+        cv_conv_finish<kRelu>(job, m[1], n + j * 8, sum[4 * j + 2],
+                              sum[4 * j + 3]);
+    }
+}
+
 template <int kN>
 static __device__ __forceinline__ void write_square(const Plan *plan,
                                                     const CvConvJob *job,
@@ -279,13 +348,10 @@ static __device__ __forceinline__ void write_square(const Plan *plan,
         m[i] = at.f < job->to && y < job->ho && x < job->wo
                    ? (at.f * job->ho + y) * job->wo + x : job->m;
     }
-#pragma unroll
-    for (int j = 0; j < kN / 8; j++) {
-        int n = tile.n0 + j * 8 + lane % 4 * 2;
-
-        cv_conv_finish(job, m[0], n, sum[4 * j], sum[4 * j + 1]);
-        cv_conv_finish(job, m[1], n, sum[4 * j + 2], sum[4 * j + 3]);
-    }
+    if (job->relu)
+        write_pixels<kN, true>(job, tile.n0 + lane % 4 * 2, m, sum);
+    else
+        write_pixels<kN, false>(job, tile.n0 + lane % 4 * 2, m, sum);
 }
 
 #endif /* CV_HOPPER_CODE */

@@ -121,7 +121,7 @@ CUDA_SRC := $(wildcard cuda/*.c cuda/*.cu)
 CUDA_OBJ := $(call objects,$(CUDA_SRC))
 CUDA_MODULE := $(BUILD)/lib/libcausvid_cuda.so
 # Of the library; the module has its own copy.
-SHARED_OBJ := $(call objects,engine/log.c engine/tensor.c)
+SHARED_OBJ := $(call objects,engine/log.c engine/tensor.c engine/cpu/threads.c)
 
 $(BUILD)/obj/cuda/%.c.o: cuda/%.c $(BUILD)/config.mak
 	@mkdir -p $(@D)

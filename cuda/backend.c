@@ -21,7 +21,7 @@
 /* CU_CTX_SCHED_BLOCKING_SYNC of cuda.h */
 #define BLOCKING_SYNC 4u
 
-_Static_assert(CV_CUDA_SCRATCH + CV_CUDA_WORKSPACE + 2 * CV_CUDA_CHUNK +
+_Static_assert(CV_CUDA_SCRATCH + CV_CUDA_WORKSPACE + CV_CUDA_RING +
                CV_CUDA_PICTURE == CV_CUDA_OWN_BYTES, "as device.h says");
 
 static const CvOps cuda_ops;
@@ -329,6 +329,7 @@ static const CvOps cuda_ops = {
     .alloc = cv_cuda_alloc,
     .release = cv_cuda_release,
     .upload = cv_cuda_upload,
+    .uploaded = cv_cuda_uploaded,
     .download = cv_cuda_download,
     .zero = cv_cuda_zero,
     .copy = cv_cuda_copy,

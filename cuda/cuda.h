@@ -69,13 +69,16 @@ int cv_cuda_check(CvCuda *cuda, cudaError_t error, const char *what);
 /* memory.c */
 int cv_cuda_alloc(CvBackend *b, size_t bytes, void **data);
 void cv_cuda_release(CvBackend *b, void *data);
-int cv_cuda_upload(CvBackend *b, const CvTensor *dst, const void *src,
-                   CvType src_type);
-int cv_cuda_download(CvBackend *b, float *dst, const CvTensor *src);
 int cv_cuda_zero(CvBackend *b, const CvTensor *t);
 int cv_cuda_copy(CvBackend *b, const CvTensor *dst, const CvTensor *src);
 int cv_cuda_finish(CvBackend *b);
 int cv_cuda_memory(CvBackend *b, CvMemory *memory);
+
+/* upload.c */
+int cv_cuda_upload(CvBackend *b, const CvTensor *dst, const void *src,
+                   CvType src_type, const void *tag);
+int cv_cuda_uploaded(CvBackend *b, const void **bad);
+int cv_cuda_download(CvBackend *b, float *dst, const CvTensor *src);
 
 /* memory.c; its kernel is in reduce.cu: *bits (device, 0 before) becomes the
  * bits of the largest absolute value, above those of infinity with a NaN. */

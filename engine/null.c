@@ -42,9 +42,15 @@ static void null_release(CvBackend *b, void *data)
 }
 
 static int null_upload(CvBackend *b, const CvTensor *dst, const void *src,
-                       CvType type)
+                       CvType type, const void *tag)
 {
-    (void)b, (void)dst, (void)src, (void)type;
+    (void)b, (void)dst, (void)src, (void)type, (void)tag;
+    return 0;
+}
+
+static int null_uploaded(CvBackend *b, const void **bad)
+{
+    (void)b, (void)bad;
     return 0;
 }
 
@@ -91,6 +97,7 @@ int cv_null_open(CvBackend **backend, CvLog *log)
         .alloc   = null_alloc,
         .release = null_release,
         .upload  = null_upload,
+        .uploaded = null_uploaded,
         .zero    = null_zero,
         .random  = null_random,
         .finish  = null_nothing,

@@ -61,13 +61,25 @@ static int64_t last_dim(const CvTensor *t)
 
 /* ---- memory ---- */
 
-int cv_upload(CvBackend *b, const CvTensor *dst, const void *src, CvType type)
+int cv_upload_tagged(CvBackend *b, const CvTensor *dst, const void *src,
+                     CvType type, const void *tag)
 {
     CHECK(dst->data && src);
     CHECK((dst->type == CV_I32) == (type == CV_I32));
     CHECK(cv_elements(dst) % cv_type_block(type) == 0);
     CHECK(!cv_type_is_fp8(dst->type) || (b->fp8 && dst->type == type));
-    RUN(upload)(b, dst, src, type);
+    RUN(upload)(b, dst, src, type, tag);
+}
+
+int cv_upload(CvBackend *b, const CvTensor *dst, const void *src, CvType type)
+{
+    return cv_upload_tagged(b, dst, src, type, NULL);
+}
+
+int cv_uploaded(CvBackend *b, const void **bad)
+{
+    *bad = NULL;
+    RUN(uploaded)(b, bad);
 }
 
 int cv_download(CvBackend *b, float *dst, const CvTensor *src)

@@ -160,10 +160,18 @@ typedef struct CvOps {
     /* Host array of src_type, at any address -> dst (float32, A, W, CV_I32 from
      * CV_I32, with CvBackend.fp8 also fp8 from the same type), as many elements as dst has, converted by rounding to
      * nearest even; quantised ones, which must be whole blocks, via float32
-     * (blocks.h). Float and quantised sources: returns EILSEQ, not logged,
-     * when a value is NaN or infinite. */
+     * (blocks.h). The array may change on return. Float and quantised sources:
+     * returns EILSEQ, not logged, when a value is NaN or infinite. With a tag,
+     * which is not looked behind, a backend may return before it knows; then
+     * `uploaded` tells. So loading thousands of tensors waits once. */
     int (*upload)(CvBackend *b, const CvTensor *dst, const void *src,
-                  CvType src_type);
+                  CvType src_type, const void *tag);
+
+    /* Wait for the uploads that had a tag since the last call, and forget them:
+     * *bad = the tag of the first one of those that had returned 0 and had a
+     * value that is NaN or infinite, NULL when none had. Whoever gives tags
+     * asks, also after an error, while what they point to is there. */
+    int (*uploaded)(CvBackend *b, const void **bad);
 
     /* src -> host array of float32, waiting for it. */
     int (*download)(CvBackend *b, float *dst, const CvTensor *src);
@@ -370,6 +378,9 @@ int cv_null_open(CvBackend **backend, CvLog *log);
 /* ---- checked calls: the only way that networks reach the table ---- */
 
 int cv_upload(CvBackend *b, const CvTensor *dst, const void *src, CvType type);
+int cv_upload_tagged(CvBackend *b, const CvTensor *dst, const void *src,
+                     CvType type, const void *tag);
+int cv_uploaded(CvBackend *b, const void **bad);
 int cv_download(CvBackend *b, float *dst, const CvTensor *src);
 int cv_zero(CvBackend *b, const CvTensor *t);
 int cv_copy(CvBackend *b, const CvTensor *dst, const CvTensor *src);

@@ -110,6 +110,7 @@ static const CvOps cpu_ops = {
     .alloc = cpu_alloc,
     .release = cpu_release,
     .upload = cv_cpu_upload,
+    .uploaded = cv_cpu_uploaded,
     .download = cpu_download,
     .zero = cpu_zero,
     .copy = cpu_copy,

@@ -81,7 +81,8 @@ void cv_cpu_copy_rows(float *dst, int64_t dst_row, const float *src,
 
 /* upload.c */
 int cv_cpu_upload(CvBackend *b, const CvTensor *dst, const void *src,
-                  CvType src_type);
+                  CvType src_type, const void *tag);
+int cv_cpu_uploaded(CvBackend *b, const void **bad);
 
 /* blocks.c: from a type with blocks. 1 when a value is NaN or infinite. */
 int cv_cpu_decode_blocks(float *dst, const uint8_t *src, CvType type,

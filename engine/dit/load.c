@@ -359,9 +359,7 @@ int cv_dit_load(CvDit *dit)
                             "the transformer's weights");
 
     if (!err)
-        err = load_all(dit, loader);
-    if (!err)
-        err = cv_finish(loader->backend);
+        err = cv_load_end(loader, load_all(dit, loader));
     if (!err)
         err = cv_loras_finish(loader);
     cv_loras_close(&loader->loras);

@@ -312,8 +312,7 @@ int cv_umt5_load(CvUmt5 *u)
     if ((err = cv_memory(loader->backend, &memory)) < 0 ||
         (err = cv_arena_take(&u->arena, loader->log, "the text encoder's "
                              "weights")) < 0 ||
-        (err = load_all(u, loader)) < 0 ||
-        (err = cv_finish(loader->backend)) < 0)
+        (err = cv_load_end(loader, load_all(u, loader))) < 0)
         return err;
     if (memory.room == INT64_MAX && memory.budget == INT64_MAX)
         cv_weights_close(&loader->weights);
@@ -533,6 +532,8 @@ int cv_umt5_forward(CvUmt5 *umt5, CvRun *run, const CvTensor *out,
         err = run_layer(umt5, run, i, &s, out);
     if (!err)
         err = finish(umt5, run, &s, out);
+    if (umt5->streamed)
+        err = cv_load_end(&umt5->loader, err);
     cv_arena_release(run->arena, mark);
     return err;
 }

@@ -182,9 +182,7 @@ int cv_vae_load(CvVae *vae)
                             "the weights of the VAE");
 
     if (!err)
-        err = load_all(vae, loader);
-    if (!err)
-        err = cv_finish(loader->backend);
+        err = cv_load_end(loader, load_all(vae, loader));
     cv_weights_close(&loader->weights);
     return err;
 }

@@ -355,7 +355,7 @@ int cv_scale_load(CvLoader *l, const CvTensor *scale, const CvEntry *e,
         return cv_fail_memory(l->log, (uint64_t)n * sizeof(*factors), e->name);
     err = read_factors(l, factors, e, rows, 0, n);
     if (!err)
-        err = cv_upload(l->backend, scale, factors, CV_F32);
+        err = cv_upload_tagged(l->backend, scale, factors, CV_F32, e);
     free(factors);
     return err;
 }
@@ -382,7 +382,7 @@ int cv_scale_upload(CvLoader *l, const CvTensor *t, const uint8_t *src,
         for (int64_t k = 0; k < row; k++)
             *to++ = factors[i] * table[*src++];
     if (!err)
-        err = cv_upload(l->backend, t, factors + n, CV_F32);
+        err = cv_upload_tagged(l->backend, t, factors + n, CV_F32, e);
     free(factors);
     return err;
 }

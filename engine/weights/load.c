@@ -209,7 +209,8 @@ static int upload(CvLoader *l, const CvTensor *t, const CvEntry *e,
     if (layout == CV_LOAD_CONV && row == t->dim[4])
         layout = CV_LOAD_AS_IS;
     if (layout == CV_LOAD_AS_IS && !e->view && !scaled)
-        return cv_upload(l->backend, t, e->tensor.data, e->tensor.type);
+        return cv_upload_tagged(l->backend, t, e->tensor.data, e->tensor.type,
+                                e);
     if (!t->n_dims)
         whole = CV_RESHAPE(*t, 1);
     n = BUFFER_BYTES / (int64_t)row_bytes;
@@ -225,7 +226,8 @@ static int upload(CvLoader *l, const CvTensor *t, const CvEntry *e,
         part = cv_rows(&whole, first, n);
         copy_rows(buffer, e, &whole, layout, first, n);
         err = scaled ? cv_scale_upload(l, &part, buffer, e, NULL, first)
-                     : cv_upload(l->backend, &part, buffer, e->tensor.type);
+                     : cv_upload_tagged(l->backend, &part, buffer,
+                                        e->tensor.type, e);
     }
     free(buffer);
     return err;
@@ -242,6 +244,16 @@ static int wrong_value(CvLoader *l, const CvEntry *e)
                    e->scale ? e->scale->stored : "", e->scale ? "'" : "");
 }
 
+int cv_load_end(CvLoader *l, int err)
+{
+    const void *bad;
+    int late = cv_uploaded(l->backend, &bad);
+
+    if (err < 0 || (err = late) < 0)
+        return err;
+    return bad ? wrong_value(l, bad) : 0;
+}
+
 int cv_load_piece(CvLoader *l, const CvTensor *t, const CvEntry *e,
                   int64_t first, int64_t step)
 {
@@ -253,8 +265,9 @@ int cv_load_piece(CvLoader *l, const CvTensor *t, const CvEntry *e,
     if (l->weights->random) {
         err = cv_random_load(l, t, e, first);
     } else if (!e->view && !e->scale && (row == step || rows == 1)) {
-        err = cv_upload(l->backend, t, (const uint8_t *)e->tensor.data +
-                        bytes_of(e, first), e->tensor.type);
+        err = cv_upload_tagged(l->backend, t,
+                               (const uint8_t *)e->tensor.data +
+                               bytes_of(e, first), e->tensor.type, e);
     } else {
         if (!(buffer = malloc((size_t)rows * bytes)))
             return cv_fail_memory(l->log, (uint64_t)rows * bytes, e->name);
@@ -262,7 +275,8 @@ int cv_load_piece(CvLoader *l, const CvTensor *t, const CvEntry *e,
             cv_entry_copy(buffer + (size_t)i * bytes, e, first + i * step,
                           row);
         err = e->scale ? cv_scale_upload(l, t, buffer, e, NULL, first / step)
-                       : cv_upload(l->backend, t, buffer, e->tensor.type);
+                       : cv_upload_tagged(l->backend, t, buffer,
+                                          e->tensor.type, e);
         free(buffer);
     }
     return err == CAUSVID_ERR(EILSEQ) ? wrong_value(l, e) : err;
@@ -448,7 +462,6 @@ static int upload_rows(CvLoader *l, const CvTensor *t, const CvEntry *e,
     uint8_t *buffer = malloc(((size_t)t->dim[0] + 1) * row);
     int err;
 
-
     if (!buffer)
         return cv_fail_memory(l->log, ((uint64_t)t->dim[0] + 1) * row,
                               e->name);
@@ -456,7 +469,7 @@ static int upload_rows(CvLoader *l, const CvTensor *t, const CvEntry *e,
         copy_rows(buffer + (size_t)i * row, e, t, CV_LOAD_AS_IS, ids[i], 1);
     err = e->scale && !cv_type_is_fp8(t->type)
               ? cv_scale_upload(l, t, buffer, e, ids, 0)
-              : cv_upload(l->backend, t, buffer, e->tensor.type);
+              : cv_upload_tagged(l->backend, t, buffer, e->tensor.type, e);
     free(buffer);
     return err;
 }

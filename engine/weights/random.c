@@ -404,7 +404,7 @@ int cv_random_load(CvLoader *l, const CvTensor *t, const CvEntry *e,
         return cv_fail_memory(l->log, (uint64_t)n * sizeof(*ones), e->name);
     for (int64_t i = 0; i < n; i++)
         ones[i] = 1;
-    err = cv_upload(l->backend, t, ones, CV_F32);
+    err = cv_upload_tagged(l->backend, t, ones, CV_F32, e);
     free(ones);
     return err;
 }

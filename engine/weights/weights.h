@@ -107,8 +107,9 @@ typedef enum CvLoadLayout {
  * dims must agree, trailing or leading ones apart: [c, 1, 1, 1] serves [c],
  * [1, 6, d] serves [6, d], [o, c, 1, 1(, 1)] serves [o, c]. On success t->data
  * is set and the entry marked used. EILSEQ: missing tensor, wrong shape, a
- * type that is no number, a NaN or infinite value: the line names file and
- * tensor, what was found and what was expected. Name is printf-formatted. */
+ * type that is no number, a NaN or infinite value (or cv_load_end() tells of
+ * that): the line names file and tensor, what was found and what was expected.
+ * Name is printf-formatted. */
 int cv_load(CvLoader *loader, CvTensor *t, CvLoadLayout layout,
             const char *format, ...) CV_PRINTF(4, 5);
 
@@ -140,6 +141,11 @@ int cv_load_matrix_stacked(CvLoader *loader, CvMatrix *m, const char *stem,
                            const char *const *parts, int n_parts);
 int cv_load_matrix_rows(CvLoader *loader, CvMatrix *m, int64_t rows,
                         const int32_t *ids, const char *name);
+
+/* Behind loads that were not planned, also failed ones (err): wait until their
+ * values were looked at. EILSEQ, as above, may come only now; until then the
+ * files, LoRAs' too, must stay open. Returns err where that is an error. */
+int cv_load_end(CvLoader *loader, int err);
 
 /* EILSEQ when tensors were not used: their number and the first one's name. */
 int cv_load_finish(CvLoader *loader);

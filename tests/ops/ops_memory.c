@@ -155,6 +155,87 @@ void test_upload_refuses(Env *e)
     }
 }
 
+/* Upload n numbers from the case's float32 source with the number of a tag; 1
+ * when the backend finds at once that one of them is infinite. */
+static int upload_part(Env *e, Buffer *to, const float *from, const char *tag)
+{
+    int err = cv_upload_tagged(e->b, &to->t, from, CV_F32, tag);
+
+    if (err != CAUSVID_ERR(EILSEQ))
+        called(e, err, "upload");
+    return err == CAUSVID_ERR(EILSEQ);
+}
+
+/* More than any backend keeps under way, small between large; then the same
+ * with two that hold an infinity. The first of those is to be told. */
+void test_upload_tags(Env *e)
+{
+    static const int64_t sizes[] = { 3, 3000001, 70001, 1, 2100000, 5,
+                                     3000001, 1000, 3000001, 7 };
+    enum { PARTS = sizeof(sizes) / sizeof(*sizes), MANY = 5000 };
+    Buffer *to[PARTS];
+    float *src[PARTS] = { NULL }, few[3] = { 1, 2, 3 };
+    const char *tags = "a place of its own for each";
+    const void *bad;
+    int64_t n = 0;
+
+    for (int i = 0; i < PARTS; i++) {
+        if (!(src[i] = malloc((size_t)sizes[i] * sizeof(float)))) {
+            fail(e, "out of memory");
+            goto end;
+        }
+        to[i] = OUTPUT(e, i % 2 ? e->b->activation : CV_F32, sizes[i]);
+        for (int64_t j = 0; j < sizes[i]; j++) /* bf16 has all of these */
+            src[i][j] = (float)(int64_t)((uint64_t)(n++ * 40503) % 509 - 254);
+    }
+    for (int pass = 0; pass < 2; pass++) {
+        const int first = pass ? (int)random_int(e, 0, PARTS - 2) : PARTS;
+        int found = -1;
+
+        if (pass) {
+            src[first][random_int(e, 0, sizes[first] - 1)] = INFINITY;
+            src[PARTS - 1][sizes[PARTS - 1] - 1] = INFINITY;
+        }
+        for (int i = 0; i < PARTS; i++)
+            if (upload_part(e, to[i], src[i], tags + i) && found < 0)
+                found = i;
+        called(e, cv_uploaded(e->b, &bad), "uploaded");
+        if (bad)
+            found = (int)((const char *)bad - tags);
+        e->cases++;
+        if (found != (pass ? first : -1))
+            fail(e, "of %d uploads number %d was told to be bad, expected %d",
+                 PARTS, found, pass ? first : -1);
+        for (int i = 0; i < PARTS && !pass; i++) {
+            called(e, cv_download(e->b, to[i]->host, &to[i]->t), "download");
+            for (int64_t j = 0; j < sizes[i]; j++)
+                if (to[i]->host[j] != src[i][j]) {
+                    fail(e, "upload %d: element %lld is %.9g, expected %.9g",
+                         i, (long long)j, to[i]->host[j], src[i][j]);
+                    break;
+                }
+        }
+    }
+    /* More tags than a backend has room for. */
+    for (int i = 0; i < MANY; i++) {
+        few[1] = i == 11 || i == MANY - 2 ? INFINITY : 2;
+        if (upload_part(e, to[0], few, tags + i % 20) &&
+            i != 11 && i != MANY - 2)
+            fail(e, "upload %d of %d was refused", i, MANY);
+    }
+    called(e, cv_uploaded(e->b, &bad), "uploaded");
+    e->cases++;
+    if (strcmp(e->b->name, "cpu") ? bad != tags + 11 : bad != NULL)
+        fail(e, "of %d uploads a wrong one was told to be bad", MANY);
+    called(e, cv_uploaded(e->b, &bad), "uploaded");
+    if (bad)
+        fail(e, "a bad upload was told twice");
+end:
+    for (int i = 0; i < PARTS; i++)
+        free(src[i]);
+    end_case(e);
+}
+
 void test_memory(Env *e)
 {
     for (int i = 0; i < 6; i++) {

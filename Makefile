@@ -204,6 +204,10 @@ $(BUILD)/tests/fuzz/%: EXTRA = -fsanitize=fuzzer
 
 $(BUILD)/tests/ops/test_ops: $(EMULATED_OBJ)
 
+# Random models in files, for measuring.
+WRITE_MODEL := $(BUILD)/tests/gpu/write_model
+$(eval $(call program,$(WRITE_MODEL),tests/gpu/write_model.c tests/random_file.c))
+
 TEST_EMULATOR := $(BUILD)/tests/emulator/test_emulator
 $(TEST_EMULATOR): $(BUILD)/emulator/obj/tests/emulator/test_emulator.cc.o \
         $(filter $(BUILD)/emulator/obj/tests/%,$(EMULATED_OBJ))
@@ -212,7 +216,8 @@ $(TEST_EMULATOR): $(BUILD)/emulator/obj/tests/emulator/test_emulator.cc.o \
 	@$(CXX) -o $@ $^ $(LDFLAGS) -lm
 
 .PHONY: tests
-tests: $(patsubst %.c,$(BUILD)/%,$(C_TESTS)) $(TEST_EMULATOR) $(EMULATED_MODULE)
+tests: $(patsubst %.c,$(BUILD)/%,$(C_TESTS)) $(TEST_EMULATOR) $(EMULATED_MODULE) \
+    $(WRITE_MODEL)
 
 # Tests find everything through these.
 TEST_ENV = CAUSVID_SRC=$(SRC) CAUSVID_BUILD=$(abspath $(BUILD)) \

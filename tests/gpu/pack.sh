@@ -43,7 +43,7 @@ done
 [ $# = 1 ] || die "expected one argument, the folder to make"
 dir=$1
 [ ! -e "$dir" ] || die "'$dir' is already there"
-programs="bin/causvid bin/evaluate tests/ops/test_ops"
+programs="bin/causvid bin/evaluate tests/ops/test_ops tests/gpu/write_model"
 for test in "$build"/tests/model/test_*; do
     programs="$programs tests/model/$(basename "$test")"
 done

@@ -269,7 +269,7 @@ int cv_cli_bench(int argc, char **argv)
     const char *vram = NULL, *text_encoder = NULL, *tokenizer = NULL;
     const char *lora = NULL;
     const char *vae = NULL;
-    int json = 0, markdown = 0, load = 0, help = 0, verbose = 0;
+    int json = 0, markdown = 0, load = 0, cold = 0, help = 0, verbose = 0;
     int n_runs = 0, n_frames = 0, choice = 0, status;
     const CvOption options[] = {
         { "model", &model, NULL, "PATH: the model; default: the sample model" },
@@ -293,6 +293,7 @@ int cv_cli_bench(int argc, char **argv)
         { "runs", &runs, NULL, "N: default: 5, or as many as fit into five "
                                "minutes" },
         { "load", NULL, &load, "load the model --runs (3) times instead" },
+        { "cold", NULL, &cold, "with --load: from the disk each time" },
         { "json", NULL, &json, "print one line of JSON" },
         { "markdown", NULL, &markdown, "print a table for a document" },
         { "verbose", NULL, &verbose, "-v: say what is done" },
@@ -321,6 +322,10 @@ int cv_cli_bench(int argc, char **argv)
     if (json && markdown) {
         fprintf(stderr, "causvid: bench prints --json or --markdown, not "
                 "both\n");
+        goto end;
+    }
+    if (cold && !load) {
+        fprintf(stderr, "causvid: bench --cold is for --load\n");
         goto end;
     }
     if (load && markdown) {
@@ -374,7 +379,7 @@ int cv_cli_bench(int argc, char **argv)
     cv_log_init(&b->log, &settings);
     if (load)
         status = cv_bench_load(&settings, &args, n_runs ? n_runs : LOAD_RUNS,
-                               json, b->command, &b->log) < 0;
+                               cold, json, b->command, &b->log) < 0;
     else
         status = run(b, &settings, &args, n_runs,
                      json ? CV_BENCH_JSON : markdown ? CV_BENCH_MARKDOWN

@@ -55,8 +55,9 @@ int cv_bench_print(CvBench *bench, CvBenchForm form);
 const char *cv_bench_commit(void);
 
 /* Load a model `runs` times and print what that took; clip: for which room is
- * left. */
+ * left. cold: ask the system each time to drop the files from its cache. */
 int cv_bench_load(const CausvidSettings *settings, const CausvidClip *clip,
-                  int runs, int json, const char *command, CvLog *log);
+                  int runs, int cold, int json, const char *command,
+                  CvLog *log);
 
 #endif /* CV_BENCH_H */

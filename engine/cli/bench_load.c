@@ -6,7 +6,8 @@
  * The model is opened, loaded and closed several times, one part after the
  * other with the device waited for behind each. What the first time costs
  * depends on whether the files were in the system's cache, so it is told apart
- * from the others. Bytes are those of the tensors as they are stored.
+ * from the others, and so is how much of them was there. Bytes are those of the
+ * tensors as they are stored.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +18,7 @@
 #include "budget.h"
 #include "config.h"
 #include "info.h"
+#include "system.h"
 
 /* In the order of loading. */
 enum { TEXT, TRANSFORMER, VAE, PARTS, SUM = PARTS, OPENING, ROWS };
@@ -26,9 +28,12 @@ typedef struct Load {
     const CausvidSettings *settings;
     const CausvidClip *clip;
     CvLog *log;
-    int runs;
+    int runs, cold;
+    double cached[PARTS][CV_BENCH_RUNS]; /* 0..1 before a run; -1: no file */
+    CvMemoryWatch memory;                /* of the run that took most */
     double seconds[ROWS][CV_BENCH_RUNS];
     double first[ROWS], median[ROWS]; /* median: of the others; 0: none */
+    CvModelFiles files;
     CvInfoPart parts[PARTS];
     int streamed;                     /* the text encoder */
     int64_t bytes[ROWS], resident;
@@ -65,6 +70,12 @@ static int load_parts(Load *l, int run)
     return err;
 }
 
+static const char *path_of(const CvModelFiles *files, int part)
+{
+    return part == TEXT ? files->text_encoder :
+           part == VAE ? files->vae : files->transformer;
+}
+
 /* What is the same each time. */
 static int describe(Load *l)
 {
@@ -92,16 +103,41 @@ static int describe(Load *l)
     return 0;
 }
 
+/* Where the files are, before anything is opened that reads them. */
+static int find_files(Load *l)
+{
+    CvBackend *none;
+    CvModel model;
+    int err = cv_null_open(&none, l->log);
+
+    if (err < 0 || (err = cv_model_open(&model, l->settings, none,
+                                        l->log)) < 0)
+        return err;
+    l->files = model.files;
+    cv_model_close(&model);
+    return 0;
+}
+
 static int load_once(Load *l, int run)
 {
-    double began = now();
-    int err = cv_model_open(&l->model, l->settings, NULL, l->log);
+    CvMemoryWatch memory;
+    double began;
+    int err;
 
-    if (err < 0)
+    for (int part = 0; part < PARTS; part++)
+        l->cached[part][run] = cv_cached_share(path_of(&l->files, part),
+                                               l->cold);
+    began = now();
+    if ((err = cv_model_open(&l->model, l->settings, NULL, l->log)) < 0)
         return err;
     l->seconds[OPENING][run] = now() - began;
     if (!(err = cv_enter(l->model.backend))) {
+        cv_watch_begin(&memory);
         err = load_parts(l, run);
+        cv_watch_end(&memory);
+        if (!run || memory.most - memory.before >
+                    l->memory.most - l->memory.before)
+            l->memory = memory;
         if (!err && run == l->runs - 1)
             err = describe(l);
         cv_leave(l->model.backend);
@@ -157,6 +193,24 @@ static void print_row(const Load *l, int row, const char *label)
     putchar('\n');
 }
 
+/* How much of each file the system had in memory. */
+static void print_cached(const Load *l, int run, const char *when)
+{
+    const char *comma = "";
+
+    for (int part = 0; part < PARTS; part++) {
+        if (l->cached[part][run] < 0)
+            continue;
+        if (!*comma)
+            printf("in the system's cache %s: ", when);
+        printf("%s%s %.0f %%", comma, l->parts[part].title,
+               100 * l->cached[part][run]);
+        comma = ", ";
+    }
+    if (*comma)
+        putchar('\n');
+}
+
 static void print_text(const Load *l, const char *command)
 {
     printf("command: %s\nversion: causvid %s, %s\ndevice: %s\n", command,
@@ -177,6 +231,13 @@ static void print_text(const Load *l, const char *command)
     for (int part = 0; part < PARTS; part++)
         print_row(l, part, l->parts[part].title);
     print_row(l, SUM, "all parts");
+    print_cached(l, 0, "before the first time");
+    if (l->runs > 1)
+        print_cached(l, l->runs - 1, "before the last time");
+    if (l->memory.most)
+        printf("memory of the process without files: %.1f MB before the parts, "
+               "%.1f MB at most while loading\n",
+               (double)l->memory.before / 1e6, (double)l->memory.most / 1e6);
 }
 
 static cJSON *make_row(const Load *l, int row, cJSON *o)
@@ -211,6 +272,12 @@ static int print_json(const Load *l, const char *command)
     for (int part = 0; part < PARTS && !err; part++) {
         cJSON *row = make_row(l, part, cv_info_json(&l->parts[part]));
 
+        if (row && l->cached[part][0] >= 0)
+            err |= cv_info_add(row, "first_cached",
+                               cJSON_CreateNumber(l->cached[part][0]));
+        if (row && l->runs > 1 && l->cached[part][l->runs - 1] >= 0)
+            err |= cv_info_add(row, "last_cached", cJSON_CreateNumber(
+                                   l->cached[part][l->runs - 1]));
         if (!row || !cJSON_AddItemToArray(parts, row)) {
             cJSON_Delete(row);
             err = -1;
@@ -225,6 +292,10 @@ static int print_json(const Load *l, const char *command)
     err |= cv_info_add(o, "streamed", cJSON_CreateBool(l->streamed));
     err |= cv_info_add(o, "resident_bytes",
                        cJSON_CreateNumber((double)l->resident));
+    err |= cv_info_add(o, "memory_before",
+                       cJSON_CreateNumber((double)l->memory.before));
+    err |= cv_info_add(o, "memory_most",
+                       cJSON_CreateNumber((double)l->memory.most));
     err |= cv_info_add(o, "opening",
                        make_row(l, OPENING, cJSON_CreateObject()));
     err |= cv_info_add(o, "parts", parts);
@@ -239,7 +310,8 @@ static int print_json(const Load *l, const char *command)
 }
 
 int cv_bench_load(const CausvidSettings *settings, const CausvidClip *clip,
-                  int runs, int json, const char *command, CvLog *log)
+                  int runs, int cold, int json, const char *command,
+                  CvLog *log)
 {
     Load *l = calloc(1, sizeof(*l));
     int err = 0;
@@ -250,6 +322,8 @@ int cv_bench_load(const CausvidSettings *settings, const CausvidClip *clip,
     l->clip = clip;
     l->log  = log;
     l->runs = runs;
+    l->cold = cold;
+    err = find_files(l);
     for (int run = 0; run < runs && !err; run++)
         err = load_once(l, run);
     if (!err) {

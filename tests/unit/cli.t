@@ -310,6 +310,8 @@ loads='my ($sum, @parts) = ($j->{sum}, @{$j->{parts}});
         $total{$_} += $part->{$_} for keys %$sum;
     }
     join(" ", map { $_->{part} } @parts) eq "text_encoder transformer vae" &&
+    !(grep { !($_->{first_cached} >= 0 && $_->{first_cached} <= 1) } @parts) &&
+    $j->{memory_most} >= $j->{memory_before} && $j->{memory_before} > 0 &&
     !(grep { $_->{bytes} != $_->{loaded_bytes} || $_->{first_s} <= 0 ||
              abs($_->{loaded_bytes} / 1e9 / $_->{first_s} /
                  $_->{first_gb_per_s} - 1) > 1e-6 } @parts, {%$sum,
@@ -335,8 +337,17 @@ check "bench --load --runs 1 has no median"
 run 0 bench --load --runs 2 --device cpu && [ ! -s err ] &&
     [ "$(grep -Ec '^(text encoder|transformer|VAE|all parts) +[0-9.]+ GB +[0-9.]+ s +[0-9.]+ GB/s +[0-9.]+ s +[0-9.]+ GB/s$' \
     out)" = 4 ] && grep -Eq '^opening +[0-9.]+ s +[0-9.]+ s$' out &&
-    ! grep -q ' $' out && grep -q 'the second time' out
+    ! grep -q ' $' out && grep -q 'the second time' out &&
+    [ "$(grep -Ec "^in the system's cache before the (first|last) time: text encoder [0-9]+ %, transformer [0-9]+ %, VAE [0-9]+ %$" \
+    out)" = 2 ] && grep -Eq '^memory of the process without files: [0-9.]+ MB before the parts, [0-9.]+ MB at most while loading$' out
 check "bench --load as text"
+run 0 bench --load --cold --runs 1 --device cpu && [ ! -s err ] &&
+    grep -q "^in the system's cache before the first time" out
+check "bench --load --cold"
+run 0 bench --load --runs 1 --device cpu --model random:tiny &&
+    ! grep -q "system's cache" out
+check "bench --load of no files"
+refused 2 "bench --cold alone" "--cold is for --load" bench --cold
 refused 1 "bench --load of a model that is not there" "'/no/model' does not exist" \
     bench --load --device cpu --model /no/model
 refused 2 "bench --load --markdown" "prints no --markdown" \

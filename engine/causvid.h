@@ -154,7 +154,8 @@ typedef struct CausvidSettings {
     const char *model;
     const char *text_encoder; /**< folder or file; NULL: found beside model */
     const char *vae;          /**< folder or file; NULL: found beside model */
-    const char *tokenizer;    /**< spiece.model or its folder; NULL: found */
+    const char *tokenizer;    /**< spiece.model, its folder, or weights that
+                                   hold it; NULL: found */
     const char *lora;         /**< `path[=strength]`, `|` between several;
                                    merged into the transformer. EILSEQ: of
                                    another model, or no LoRA */

@@ -100,7 +100,7 @@ int cv_info_parts(CvInfoPart parts[CV_INFO_PARTS], const CvModel *m,
 
 const char *cv_info_tokenizer(const CvModel *m, const CausvidSettings *s)
 {
-    if (m->files.tokenizer_embedded)
+    if (m->files.tokenizer_embedded && !s->tokenizer)
         return "in the text encoder's file";
     if (cv_random_is(m->files.root) && !s->tokenizer)
         return "the sample model's";

@@ -1,5 +1,5 @@
 /*
- * Reads and checks spiece.model, and writes it anew for the library.
+ * Reads spiece.model, whose pieces spiece_write.c checks and writes anew.
  *
  * SPDX-License-Identifier: BSD-2-Clause
  *
@@ -11,23 +11,18 @@
  * defined and byte pieces as ordinary ones with their scores; so do we.
  */
 #include <fcntl.h>
-#include <math.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <utf8proc.h>
-
 #include "log.h"
 #include "spiece.h"
 
 #define MAX_FILE_BYTES (64 << 20) /* UMT5's is 4.5 MB */
-#define MAX_PIECES     (1 << 20)  /* UMT5 has 256000 */
-#define MAX_SCORE      1e6
 
 enum { VARINT = 0, BITS64 = 1, BYTES = 2, BITS32 = 5 };
-enum { NORMAL = 1, UNKNOWN = 2, CONTROL = 3, BYTE = 6 };
 
 typedef struct Reader {
     const uint8_t *file; /* for offsets in messages */
@@ -40,18 +35,6 @@ typedef struct Field {
     uint64_t value; /* VARINT, BITS32 */
     Reader bytes;   /* BYTES */
 } Field;
-
-typedef struct Piece {
-    const uint8_t *text;
-    size_t bytes;
-    float score;
-    int type;
-} Piece;
-
-typedef struct Writer {
-    uint8_t *data;
-    size_t n;
-} Writer;
 
 /* -1 when the varint is cut off or has more than 64 bits. */
 static int read_varint(Reader *r, uint64_t *value)
@@ -111,44 +94,27 @@ static float float_of_bits(uint64_t bits)
     return value;
 }
 
-/* What is wrong with the piece, or NULL. */
-static const char *read_piece(Reader *r, Piece *piece)
+/* -1 when the piece is damaged; what it holds is not looked at. */
+static int read_piece(Reader *r, CvPiece *piece)
 {
     Field f;
 
-    *piece = (Piece){ .type = NORMAL };
+    *piece = (CvPiece){ .type = CV_PIECE_NORMAL };
     while (r->at < r->end) {
         if (read_field(r, &f) < 0)
-            return "a damaged piece";
+            return -1;
         if (f.number == 1 && f.wire == BYTES) {
-            piece->text  = f.bytes.at;
+            piece->text  = (const char *)f.bytes.at;
             piece->bytes = (size_t)(f.bytes.end - f.bytes.at);
         } else if (f.number == 2 && f.wire == BITS32) {
             piece->score = float_of_bits(f.value);
         } else if (f.number == 3 && f.wire == VARINT) {
-            if (f.value < NORMAL || f.value > BYTE)
-                return "a piece of an unknown type";
-            piece->type = (int)f.value;
+            piece->type = f.value <= INT_MAX ? (int)f.value : INT_MAX;
         } else if (f.number <= 3) {
-            return "a damaged piece";
+            return -1;
         }
     }
-    if (!piece->bytes)
-        return "an empty piece";
-    if (piece->bytes > CV_SPIECE_MAX_BYTES)
-        return "a piece that is too long";
-    for (size_t i = 0; i < piece->bytes;) {
-        utf8proc_int32_t c;
-        utf8proc_ssize_t n = utf8proc_iterate(piece->text + i,
-            (utf8proc_ssize_t)(piece->bytes - i), &c);
-
-        if (n <= 0 || c == 0)
-            return "a piece that is not UTF-8";
-        i += (size_t)n;
-    }
-    if (!isfinite(piece->score) || fabsf(piece->score) > (float)MAX_SCORE)
-        return "a piece whose score is no number";
-    return NULL;
+    return 0;
 }
 
 /* The kind of model out of the trainer's settings; 0 when damaged. */
@@ -165,53 +131,6 @@ static uint64_t read_model_type(Reader *r)
     }
     return type;
 }
-
-static void put_varint(Writer *w, uint64_t value)
-{
-    for (; value > 0x7f; value >>= 7)
-        w->data[w->n++] = (uint8_t)(value | 0x80);
-    w->data[w->n++] = (uint8_t)value;
-}
-
-static size_t varint_bytes(uint64_t value)
-{
-    size_t n = 1;
-
-    for (; value > 0x7f; value >>= 7)
-        n++;
-    return n;
-}
-
-/* What an entry of the rewritten list takes at most beyond its text. */
-#define PIECE_OVERHEAD 16
-
-static void put_piece(Writer *w, const Piece *piece)
-{
-    uint32_t bits;
-
-    memcpy(&bits, &piece->score, sizeof(bits));
-    put_varint(w, 1 << 3 | BYTES);
-    put_varint(w, 1 + varint_bytes(piece->bytes) + piece->bytes + 5 + 2);
-    put_varint(w, 1 << 3 | BYTES);
-    put_varint(w, piece->bytes);
-    memcpy(w->data + w->n, piece->text, piece->bytes);
-    w->n += piece->bytes;
-    put_varint(w, 2 << 3 | BITS32);
-    for (int i = 0; i < 4; i++)
-        w->data[w->n++] = (uint8_t)(bits >> (8 * i));
-    put_varint(w, 3 << 3 | VARINT);
-    put_varint(w, piece->type == UNKNOWN || piece->type == CONTROL ?
-                  (uint64_t)piece->type : NORMAL);
-}
-
-/* The library's settings: a Unigram model without byte fallback; a normaliser
- * that changes nothing. Fields 2 {3: 1, 35: 0} and
- * 3 {1: "identity", 3: 0, 4: 0, 5: 0}. */
-static const uint8_t settings[] = {
-    0x12, 5, 0x18, 1, 0x98, 0x02, 0,
-    0x1a, 16, 0x0a, 8, 'i', 'd', 'e', 'n', 't', 'i', 't', 'y',
-    0x18, 0, 0x20, 0, 0x28, 0,
-};
 
 static int damaged(const Reader *r, const char *path, const char *what,
                    CvLog *log)
@@ -231,19 +150,16 @@ int cv_spiece_rewrite(uint8_t **model, size_t *bytes, const uint8_t *file,
                       size_t file_bytes, const char *path, CvLog *log)
 {
     Reader r = { file, file, file + file_bytes };
-    Writer w = { 0 };
-    size_t n_pieces = 0, n_unknown = 0;
+    CvSpieceWriter w;
     const char *what;
     Field f;
-    Piece piece;
+    CvPiece piece;
     int err;
 
     *model = NULL;
     *bytes = 0;
     /* A piece of the file is at least 5 bytes long. */
-    w.data = malloc(file_bytes + file_bytes / 5 * PIECE_OVERHEAD +
-                    sizeof(settings));
-    if (!w.data)
+    if (cv_spiece_begin(&w, file_bytes, file_bytes / 5) < 0)
         return cv_fail_memory(log, file_bytes, "the tokenizer");
     while (r.at < r.end) {
         if (read_field(&r, &f) < 0) {
@@ -251,17 +167,12 @@ int cv_spiece_rewrite(uint8_t **model, size_t *bytes, const uint8_t *file,
             goto fail;
         }
         if (f.number == 1) {
-            if ((what = f.wire != BYTES ? "a damaged piece" :
-                        read_piece(&f.bytes, &piece))) {
+            what = f.wire != BYTES || read_piece(&f.bytes, &piece) < 0 ?
+                   "a damaged piece" : cv_spiece_put(&w, &piece);
+            if (what) {
                 err = damaged(&r, path, what, log);
                 goto fail;
             }
-            if (++n_pieces > MAX_PIECES) {
-                err = damaged(&r, path, "too many pieces", log);
-                goto fail;
-            }
-            n_unknown += piece.type == UNKNOWN;
-            put_piece(&w, &piece);
         } else if (f.number == 2) {
             uint64_t type = f.wire == BYTES ? read_model_type(&f.bytes) : 0;
 
@@ -277,15 +188,9 @@ int cv_spiece_rewrite(uint8_t **model, size_t *bytes, const uint8_t *file,
             }
         }
     }
-    if (n_unknown != 1) {
-        err = damaged(&r, path, n_unknown ? "more than one unknown piece" :
-                      n_pieces ? "no unknown piece" : "no piece", log);
-        goto fail;
-    }
-    memcpy(w.data + w.n, settings, sizeof(settings));
-    *model = w.data;
-    *bytes = w.n + sizeof(settings);
-    return 0;
+    if (!(what = cv_spiece_finish(&w, model, bytes)))
+        return 0;
+    err = damaged(&r, path, what, log);
 
 fail:
     free(w.data);

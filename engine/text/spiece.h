@@ -31,6 +31,41 @@ int cv_spiece_read(uint8_t **model, size_t *bytes, const char *path,
 int cv_spiece_rewrite(uint8_t **model, size_t *bytes, const uint8_t *file,
                       size_t file_bytes, const char *path, struct CvLog *log);
 
+/* spiece_gguf.c: the same of the vocabulary in a GGUF file's metadata, as
+ * llama.cpp writes that of T5 models. ENOENT: it has none. ENOSYS: of another
+ * kind. */
+struct CvWeights;
+int cv_spiece_gguf(uint8_t **model, size_t *bytes,
+                   const struct CvWeights *weights, struct CvLog *log);
+
+/* spiece_write.c: such a model, piece by piece. What returns text returns NULL
+ * or what is wrong ("an empty piece"); then, data is to be freed. */
+enum {
+    CV_PIECE_NORMAL = 1, CV_PIECE_UNKNOWN, CV_PIECE_CONTROL,
+    CV_PIECE_USER_DEFINED, CV_PIECE_UNUSED, CV_PIECE_BYTE
+};
+
+typedef struct CvPiece {
+    const char *text;  /* without a NUL */
+    size_t bytes;
+    float score;
+    int type;
+} CvPiece;
+
+typedef struct CvSpieceWriter {
+    uint8_t *data;
+    size_t n, room;
+    size_t n_pieces, n_unknown;
+} CvSpieceWriter;
+
+/* Room for so many pieces and for what their texts take. -1: no memory. */
+int cv_spiece_begin(CvSpieceWriter *writer, size_t text_bytes,
+                    size_t n_pieces);
+const char *cv_spiece_put(CvSpieceWriter *writer, const CvPiece *piece);
+/* *model is the writer's data from now on. */
+const char *cv_spiece_finish(CvSpieceWriter *writer, uint8_t **model,
+                             size_t *bytes);
+
 /* sentencepiece.cc: a vocabulary that the library holds. Nothing here throws;
  * a vocabulary may be used by several threads. */
 typedef struct CvSpiece CvSpiece;

@@ -24,9 +24,12 @@ typedef struct CvTokenizer CvTokenizer;
 /* path: a spiece.model. ENOENT, EILSEQ, ENOMEM. */
 int cv_tokenizer_open(CvTokenizer **tokenizer, const char *path, CvLog *log);
 /* path: weights that hold such a file as the tensor "spiece_model", as those
- * of ComfyUI do (1.3). */
+ * of ComfyUI do (1.3), or its pieces as GGUF's metadata (1.7). ENOSYS: the
+ * tokenizer of another model. */
 int cv_tokenizer_open_embedded(CvTokenizer **tokenizer, const char *path,
                                CvLog *log);
+int cv_tokenizer_of_weights(CvTokenizer **tokenizer, const CvWeights *weights,
+                            CvLog *log);
 void cv_tokenizer_close(CvTokenizer **tokenizer);
 /* Ids that the model may give: pieces, or pieces plus the 300 sentinels. */
 int64_t cv_tokenizer_size(const CvTokenizer *tokenizer);

@@ -118,46 +118,54 @@ int cv_tokenizer_open(CvTokenizer **tokenizer, const char *path, CvLog *log)
     return open_model(tokenizer, model, bytes, path, log);
 }
 
+/* The spiece.model that a tensor is. */
+static int read_tensor(uint8_t **model, size_t *bytes, const CvEntry *e,
+                       const char *path, CvLog *log)
+{
+    const int64_t n = cv_elements(&e->tensor);
+    char text[CV_SHAPE_TEXT];
+    uint8_t *file;
+    int err;
+
+    if ((e->tensor.type != CV_U8 && e->tensor.type != CV_I8) || n < 1 ||
+        n > MAX_EMBEDDED)
+        return cv_fail(log, EILSEQ, "'%s': tensor '%s', the tokenizer, is %s; "
+                       "expected the U8 of a spiece.model: name one with the "
+                       "option tokenizer", path, e->stored,
+                       cv_shape_text(text, &e->tensor));
+    if (!(file = malloc((size_t)n)))
+        return cv_fail_memory(log, (uint64_t)n, "the tokenizer");
+    cv_entry_copy(file, e, 0, n);
+    err = cv_spiece_rewrite(model, bytes, file, (size_t)n, path, log);
+    free(file);
+    return err;
+}
+
+int cv_tokenizer_of_weights(CvTokenizer **tokenizer, const CvWeights *weights,
+                            CvLog *log)
+{
+    const char *path = cv_weights_path(weights);
+    const CvEntry *e = cv_weights_tokenizer(weights);
+    uint8_t *model = NULL;
+    size_t bytes;
+    int err;
+
+    *tokenizer = NULL;
+    err = e ? read_tensor(&model, &bytes, e, path, log)
+            : cv_spiece_gguf(&model, &bytes, weights, log);
+    return err < 0 ? err : open_model(tokenizer, model, bytes, path, log);
+}
+
 int cv_tokenizer_open_embedded(CvTokenizer **tokenizer, const char *path,
                                CvLog *log)
 {
     CvWeights *weights;
-    const CvEntry *e;
-    char text[CV_SHAPE_TEXT];
-    uint8_t *file = NULL, *model = NULL;
-    int64_t n;
-    size_t bytes;
     int err;
 
     *tokenizer = NULL;
     if ((err = cv_weights_open(&weights, path, log)) < 0)
         return err;
-    e = cv_weights_tokenizer(weights);
-    n = e ? cv_elements(&e->tensor) : 0;
-    if (!e) {
-        err = cv_fail(log, ENOENT, "'%s' holds no tokenizer; name one with "
-                      "the option tokenizer", path);
-        goto end;
-    }
-    if ((e->tensor.type != CV_U8 && e->tensor.type != CV_I8) || n < 1 ||
-        n > MAX_EMBEDDED) {
-        err = cv_fail(log, EILSEQ, "'%s': tensor '%s', the tokenizer, is %s; "
-                      "expected the U8 of a spiece.model: name one with the "
-                      "option tokenizer", path, e->stored,
-                      cv_shape_text(text, &e->tensor));
-        goto end;
-    }
-    if (!(file = malloc((size_t)n))) {
-        err = cv_fail_memory(log, (uint64_t)n, "the tokenizer");
-        goto end;
-    }
-    cv_entry_copy(file, e, 0, n);
-    err = cv_spiece_rewrite(&model, &bytes, file, (size_t)n, path, log);
-    if (!err)
-        err = open_model(tokenizer, model, bytes, path, log);
-
-end:
-    free(file);
+    err = cv_tokenizer_of_weights(tokenizer, weights, log);
     cv_weights_close(&weights);
     return err;
 }

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "weights/gguf.h"
 #include "weights/places.h"
 #include "weights/weights.h"
 
@@ -19,8 +20,9 @@ static const char *const tokenizer_names[] = {
     "umt5-xxl/spiece.model",
 };
 
-/* Does a file hold more than one network would? Quiet: what is wrong with it
- * is told when the network is opened. */
+/* Does a file hold more than one network would: another one, or a tokenizer
+ * (CV_KIND_UNKNOWN)? Quiet: what is wrong with it is told when the network is
+ * opened. */
 static int file_holds(const char *path, CvKind kind)
 {
     CvWeights *w;
@@ -28,8 +30,11 @@ static int file_holds(const char *path, CvKind kind)
 
     if (cv_weights_open(&w, path, NULL) < 0)
         return 0;
-    holds = kind == CV_KIND_UNKNOWN ? cv_weights_tokenizer(w) != NULL
-                                    : cv_weights_holds(w, kind);
+    if (kind != CV_KIND_UNKNOWN)
+        holds = cv_weights_holds(w, kind);
+    else
+        holds = cv_weights_tokenizer(w) ||
+                cv_gguf_find(w, "tokenizer.ggml.tokens");
     cv_weights_close(&w);
     return holds;
 }
@@ -167,6 +172,7 @@ static int find_named_tokenizer(CvModelFiles *f, const char *option,
                        "a spiece.model or its folder", given);
     if (!cv_path_is_folder(given)) {
         strcpy(f->tokenizer, given);
+        f->tokenizer_embedded = file_holds(given, CV_KIND_UNKNOWN);
         return 0;
     }
     err = find_tokenizer_in(given, f->tokenizer, log);

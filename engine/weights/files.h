@@ -22,7 +22,7 @@ typedef struct CvModelFiles {
     char vae[CV_PATH_SIZE];
     char vae_config[CV_PATH_SIZE];
     char tokenizer[CV_PATH_SIZE];          /* spiece.model, */
-    int tokenizer_embedded;                /* or weights that hold it */
+    int tokenizer_embedded;                /* or weights that hold one */
     char recipe[CV_PATH_SIZE];             /* recipe.json or "" */
 } CvModelFiles;
 

@@ -1,15 +1,36 @@
 /*
- * Fuzz target: a GGUF file is opened, its metadata looked up, and what it holds
- * is loaded into the CPU backend.
+ * Fuzz target: a GGUF file is opened, its metadata looked up, a text encoded by
+ * the tokenizer in it, and what it holds is loaded into the CPU backend.
  *
  * SPDX-License-Identifier: BSD-2-Clause
  */
 #include "tensors.h"
+#include "text/text.h"
 #include "weights/gguf.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static Lines lines;
+
+static void encode(const CvWeights *w)
+{
+    int32_t ids[CV_MAX_TOKENS];
+    CvTokenizer *t;
+    int64_t n, size;
+    int err = cv_tokenizer_of_weights(&t, w, &lines.log);
+
+    lines_check(&lines, err);
+    REQUIRE(!err == !!t);
+    if (!t)
+        return;
+    size = cv_tokenizer_size(t);
+    REQUIRE(!cv_tokenizer_fit(t, size, &lines.log) &&
+            !cv_tokenizer_encode(t, "a cat <extra_id_1></s> aa", ids, &n,
+                                 &lines.log) && n > 0);
+    for (int64_t i = 0; i < n && i < CV_MAX_TOKENS; i++)
+        REQUIRE(ids[i] >= 0 && ids[i] < size);
+    cv_tokenizer_close(&t);
+}
 
 /* Values of a tokenizer, as their users go through them. */
 static void read_metadata(const uint8_t *data, size_t size)
@@ -42,6 +63,7 @@ static void read_metadata(const uint8_t *data, size_t size)
         }
         REQUIRE(at == v->data + v->bytes);
     }
+    encode(w);
     cv_weights_close(&w);
 }
 

@@ -645,6 +645,48 @@ def gguf_files():
             data=bytes(size * (1 if size > 34 else 8)))
     one("blocks-nan", ("w", (32,), 8, 0), data=b"\xff" * 34)
 
+    # tokenizers, as llama.cpp writes those of T5; types as in a spiece.model
+    vocabulary = [("<pad>", 0.0, 3), ("</s>", 0.0, 3), ("<unk>", 0.0, 2),
+                  ("\u2581", -2.0, 1), ("a", -1.0, 1), ("[web]", 0.0, 4),
+                  ("\u2581a", -1.5, 1)]
+    added = [("<extra_id_1>", -1000.0, 4), ("<extra_id_0>", -1000.0, 4),
+             ("[PAD9]", -10000.0, 5), ("[PAD10]", -10000.0, 5)]
+
+    def tokenizer(name, pieces=vocabulary + added, model="t5", float32=6,
+                  fewer=0, without=""):
+        words = [gguf_string(text) for text, _, _ in pieces]
+        scores = [struct.pack("<f", score) for _, score, _ in pieces]
+        types = [number32(kind) for _, _, kind in pieces]
+        values = [("model", string, gguf_string(model))]
+        for key, kind, items in (("tokens", string, words),
+                                 ("scores", float32, scores[fewer:]),
+                                 ("token_type", i32, types)):
+            values.append((key, array, list_of(kind, len(items),
+                                               b"".join(items))))
+        put("tokenizer" + name, [arch] + [("tokenizer.ggml." + key, kind, v)
+            for key, kind, v in values if key != without], [w])
+
+    tokenizer("")
+    tokenizer("-no-model", without="model")
+    tokenizer("-llama", model="llama")
+    tokenizer("-long-model", model="t5" * 40)
+    tokenizer("-no-scores", without="scores")
+    tokenizer("-no-types", without="token_type")
+    tokenizer("-fewer-scores", fewer=1)
+    tokenizer("-whole-scores", float32=i32)
+    tokenizer("-none", [])
+    tokenizer("-only-added", added)
+    tokenizer("-no-unknown", vocabulary[:2])
+    tokenizer("-no-end", vocabulary[2:])
+    tokenizer("-empty-piece", vocabulary + [("", 0.0, 1)])
+    tokenizer("-long-piece", vocabulary + [("x" * 600, 0.0, 1)])
+    tokenizer("-bytes", vocabulary + [(b"\xff\xfe", 0.0, 1)])
+    tokenizer("-nul", vocabulary + [("a\0b", 0.0, 1)])
+    tokenizer("-score-nan", vocabulary + [("b", float("nan"), 1)])
+    tokenizer("-type", vocabulary + [("b", 0.0, 7)])
+    tokenizer("-type-negative", vocabulary + [("b", 0.0, 0xffffffff)])
+    tokenizer("-twice", vocabulary + [("a", 0.0, 1)])
+
 
 def loras():
     """For the transformer of fuzz_lora.c."""

@@ -356,6 +356,9 @@ static void test_comfyui(void)
     add_network(T5, DIFFUSERS, "");
     add_spiece("spiece_model", CV_U8);
     save(AT("c/models/text_encoders/umt5_xxl_fp16.safetensors"));
+    add_network(T5, DIFFUSERS, "");
+    add_spiece("spiece_model", CV_U8);
+    save(AT("c/models/text_encoders/umt5_xxl_fp8.safetensors"));
     save_network(AT("c/models/vae/wan_2.1_vae.safetensors"), VAE, OFFICIAL,
                  "");
     same(run_with(AT("c/models/diffusion_models/wan/wan2.1_t2v.safetensors"),
@@ -471,6 +474,12 @@ static void test_llama(void)
 {
     save_network(AT("k/umt5-xxl-enc-bf16.safetensors"), T5, LLAMA, "");
     same(run_with(AT("k"), NULL, NULL, NULL), "a text encoder of llama.cpp");
+    copy("containers/tokenizer.gguf", AT("g/umt5-xxl.gguf"));
+    same(run_with(AT("k"), NULL, NULL, AT("g/umt5-xxl.gguf")),
+         "the tokenizer of a GGUF file");
+    same(run_with(AT("k"), NULL, NULL,
+                  AT("c/models/text_encoders/umt5_xxl_fp8.safetensors")),
+         "the tokenizer of a ComfyUI file");
 }
 
 /* q, k and v one below the other, as diffusers fuses them. */

@@ -266,7 +266,9 @@ static void test_embedded(void)
 {
     const char *root = temp_folder();
     const char *encoder = "text_encoders/umt5_xxl_fp16.safetensors";
+    const char *gguf = "text_encoders/umt5-xxl-encoder-Q8_0.gguf";
     char path[1200];
+    Blob blob;
 
     save_text(root, "diffusion_models/wan.safetensors", "x");
     save_text(root, "vae/wan_2.1_vae.safetensors", "x");
@@ -281,6 +283,23 @@ static void test_embedded(void)
              save_text(root, "other/any.model", "x"));
     ok(!find(root, "diffusion_models", path) && !files.tokenizer_embedded &&
        at(files.tokenizer, root, "other/any.model"), "one that is named");
+    snprintf(path, sizeof(path), "%s/%s", root, encoder);
+    ok(!find(root, "diffusion_models", path) && files.tokenizer_embedded &&
+       at(files.tokenizer, root, encoder), "one in a file that is named");
+
+    unlink(path);
+    blob = blob_load(data_path("tokenizer.gguf"));
+    save_blob(root, gguf, blob);
+    blob_free(&blob);
+    ok(!find(root, "diffusion_models", NULL) && files.tokenizer_embedded &&
+       at(files.text_encoder, root, gguf) && at(files.tokenizer, root, gguf),
+       "one in the text encoder's GGUF file");
+    save_text(root, "text_encoders/spiece.model", "x");
+    ok(!find(root, "diffusion_models", NULL) && files.tokenizer_embedded,
+       "of that and a spiece.model elsewhere, the file's own");
+    save_text(root, "diffusion_models/spiece.model", "x");
+    ok(!find(root, "diffusion_models", NULL) && !files.tokenizer_embedded,
+       "a spiece.model beside the model");
     ok(lines_none(&lines), "without a line");
 }
 

@@ -1,5 +1,6 @@
 /*
- * The tokenizer beside Hugging Face's, damaged vocabularies, and the real one.
+ * The tokenizer beside Hugging Face's, damaged vocabularies, those in GGUF
+ * files, and the real one.
  *
  * SPDX-License-Identifier: BSD-2-Clause
  *
@@ -238,6 +239,100 @@ static void test_files(CvLog *log, char *message)
     ok(!t, "closing nothing");
 }
 
+/* ---- in GGUF files ---- */
+
+/* What the library is given is the same, byte by byte, and so are the ids. */
+static void test_gguf(FILE *vectors, CvLog *log, const char *message)
+{
+    const char *path = vectors_path("tokenizer.gguf");
+    uint8_t *want = NULL, *got = NULL;
+    size_t want_bytes = 0, got_bytes = 0;
+    CvWeights *w = NULL;
+    CvTokenizer *t = NULL;
+
+    if (cv_weights_open(&w, path, log) < 0)
+        tap_bail("%s", message);
+    if (cv_spiece_gguf(&got, &got_bytes, w, log) < 0 ||
+        cv_spiece_read(&want, &want_bytes, vectors_path("tokenizer.model"),
+                       log) < 0)
+        tap_bail("%s", message);
+    ok(got_bytes == want_bytes && !memcmp(got, want, want_bytes),
+       "llama.cpp's lists in a GGUF file are the pieces of the spiece.model, "
+       "%zu bytes for the library", got_bytes);
+    free(got);
+    free(want);
+    cv_weights_close(&w);
+    ok(!cv_tokenizer_open_embedded(&t, vectors_path("tokenizer.gguf"), log),
+       "a GGUF file's tokenizer opens");
+    if (!t)
+        tap_bail("%s", message);
+    ok(!cv_tokenizer_fit(t, cv_tokenizer_size(t) + 384, log),
+       "the sentinels fit");
+    rewind(vectors);
+    test_vectors(t, vectors, 0, "the GGUF file", log);
+    cv_tokenizer_close(&t);
+}
+
+/* The fuzzer's corpus; tests/fuzz/make_corpus.py. */
+static int open_corpus(CvTokenizer **t, const char *name, CvLog *log)
+{
+    const char *src = getenv("CAUSVID_SRC");
+    char path[1024];
+
+    snprintf(path, sizeof(path), "%s/tests/fuzz/corpus/gguf/%s",
+             src ? src : ".", name);
+    return cv_tokenizer_open_embedded(t, path, log);
+}
+
+static void test_gguf_refused(CvLog *log, char *message)
+{
+    static const struct {
+        const char *name;
+        int error;
+        const char *said;
+    } cases[] = {
+        { "tokenizer-no-model", ENOSYS, "of the kind ''; expected 't5'" },
+        { "tokenizer-llama", ENOSYS, "of the kind 'llama'; expected 't5'" },
+        { "tokenizer-long-model", ENOSYS, "expected 't5'" },
+        { "tokenizer-no-scores", EILSEQ, "not three lists of one length" },
+        { "tokenizer-no-types", EILSEQ, "not three lists of one length" },
+        { "tokenizer-fewer-scores", EILSEQ, "not three lists of one length" },
+        { "tokenizer-whole-scores", EILSEQ, "not three lists of one length" },
+        { "tokenizer-none", EILSEQ, "has no piece (0 of 0)" },
+        { "tokenizer-only-added", EILSEQ, "has no piece (0 of 0)" },
+        { "tokenizer-no-unknown", EILSEQ, "has no unknown piece (2 of 2)" },
+        { "tokenizer-no-end", EILSEQ, "has no piece </s>" },
+        { "tokenizer-empty-piece", EILSEQ, "has an empty piece (8 of 8)" },
+        { "tokenizer-long-piece", EILSEQ, "has a piece that is too long" },
+        { "tokenizer-bytes", EILSEQ, "has a piece that is not UTF-8" },
+        { "tokenizer-nul", EILSEQ, "has a piece that is not UTF-8" },
+        { "tokenizer-score-nan", EILSEQ, "has a piece whose score is no number" },
+        { "tokenizer-type", EILSEQ, "has a piece of an unknown type" },
+        { "tokenizer-type-negative", EILSEQ, "has a piece of an unknown type" },
+        { "tokenizer-twice", EILSEQ, "library refuses" },
+        { "sound", ENOENT, "holds no tokenizer; name a spiece.model" },
+    };
+    int32_t ids[CV_MAX_TOKENS];
+    CvTokenizer *t;
+    int64_t n;
+
+    ok(!open_corpus(&t, "tokenizer", log) && cv_tokenizer_size(t) == 7,
+       "what converters add behind the pieces is no piece");
+    ok(t && !cv_tokenizer_fit(t, 307, log) &&
+       !cv_tokenizer_encode(t, "a <extra_id_0>", ids, &n, log) && n == 4 &&
+       ids[0] == 6 && ids[1] == 3 && ids[2] == 306 && ids[3] == 1,
+       "the sentinels have their places in the table");
+    cv_tokenizer_close(&t);
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        int err;
+
+        message[0] = 0;
+        err = open_corpus(&t, cases[i].name, log);
+        ok(err == CAUSVID_ERR(cases[i].error) && !t &&
+           strstr(message, cases[i].said), "%s: %s", cases[i].name, message);
+    }
+}
+
 static void test_umt5(CvLog *log)
 {
     const char *path = getenv("CAUSVID_UMT5_SPIECE");
@@ -281,7 +376,6 @@ int main(int argc, char **argv)
     ok(cv_tokenizer_fit(t, pieces + 300, &log) == 0 &&
        cv_tokenizer_size(t) == pieces + 300, "the sentinels fit");
     test_vectors(t, file, 0, "test vocabulary", &log);
-    fclose(file);
     if (argc < 2) {
         if ((fd = mkstemp(temporary)) < 0)
             tap_bail("cannot make %s", temporary);
@@ -290,9 +384,12 @@ int main(int argc, char **argv)
         test_refused(&log, message);
         test_damage(&log);
         test_files(&log, message);
+        test_gguf(file, &log, message);
+        test_gguf_refused(&log, message);
         test_umt5(&log);
         unlink(temporary);
     }
+    fclose(file);
     cv_tokenizer_close(&t);
     cv_log_free(&log);
     return tap_done();

@@ -316,7 +316,7 @@ const char *data_path(const char *name)
     return path;
 }
 
-static Blob load_file(const char *path)
+Blob blob_load(const char *path)
 {
     FILE *file = fopen(path, "rb");
     Blob b = { NULL, 0 };
@@ -358,7 +358,7 @@ int corpus_gives(Lines *lines, const char *name, int error, const char *parts)
 
     snprintf(path, sizeof(path), "%s/tests/fuzz/corpus/%s", src ? src : ".",
              name);
-    blob = load_file(path);
+    blob = blob_load(path);
     err  = cv_weights_open_memory(&w, blob.data, blob.size, name, &lines->log);
     good = !w == !!err && (error ? err == CAUSVID_ERR(error) &&
                                    lines_error(lines, name) : !err);

@@ -47,6 +47,9 @@ Blob st_raw(const char *header, size_t n_data);
  * that 0..7 makes every alignment. */
 Blob st_write(const StTensor *tensors, int n, int pad);
 
+/* A file; ends the program when it cannot be read. */
+Blob blob_load(const char *path);
+
 /* Exactly the first n bytes, in memory of that size. */
 Blob blob_part(Blob blob, size_t n);
 void blob_free(Blob *blob);

@@ -84,7 +84,8 @@ typedef struct CausvidSourceContext {
 
     /* options */
     char *prompt, *promptfile, *negative_prompt;
-    char *model, *text_encoder, *vae, *tokenizer, *lora, *cache;
+    char *model, *text_encoder, *vae, *tokenizer, *checkpoint_key;
+    char *lora, *cache;
     int variant;
     int w, h;              ///< 0, 0: the recipe's
     char *rate;            ///< NULL: the recipe's
@@ -598,6 +599,7 @@ static int open_model(AVFilterContext *ctx)
     settings.text_encoder = s->text_encoder;
     settings.vae          = s->vae;
     settings.tokenizer    = s->tokenizer;
+    settings.checkpoint_key = s->checkpoint_key;
     settings.lora         = s->lora;
     settings.cache        = s->cache;
     settings.variant      = s->variant;
@@ -839,6 +841,7 @@ static const AVOption causvid_options[] = {
     STRING("text_encoder", "set folder or file of the text encoder (default: beside the model)", text_encoder, FLAGS),
     STRING("vae", "set folder or file of the VAE (default: beside the model)", vae, FLAGS),
     STRING("tokenizer", "set spiece.model or its folder (default: beside the model)", tokenizer, FLAGS),
+    STRING("checkpoint_key", "set which weights of a .pt file are the model's (default: of its usual ones, the best)", checkpoint_key, FLAGS),
     STRING("lora", "set LoRA files, as path[=strength], | between several", lora, FLAGS),
     STRING("cache", "set a folder that keeps encoded prompts (default: none)", cache, FLAGS),
     { "variant", "set how the model attends over time", OFFSET(variant), AV_OPT_TYPE_INT, { .i64 = CAUSVID_VARIANT_AUTO }, CAUSVID_VARIANT_AUTO, CAUSVID_VARIANT_BIDIRECTIONAL, FLAGS, .unit = "variant" },

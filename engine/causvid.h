@@ -156,6 +156,12 @@ typedef struct CausvidSettings {
     const char *vae;          /**< folder or file; NULL: found beside model */
     const char *tokenizer;    /**< spiece.model, its folder, or weights that
                                    hold it; NULL: found */
+    const char *checkpoint_key; /**< of a .pt file that holds several sets of
+                                   weights, such as "generator": the model's.
+                                   EINVAL: there is none. NULL: the first of
+                                   generator_ema, generator, model, state_dict
+                                   and module that is there, or the file's own
+                                   tensors */
     const char *lora;         /**< `path[=strength]`, `|` between several;
                                    merged into the transformer. EILSEQ: of
                                    another model, or no LoRA */
@@ -200,7 +206,7 @@ typedef struct CausvidSettings {
      */
     const struct CausvidClip *clip;
 
-    void *reserved[14]; /**< leave as causvid_default_settings() set them */
+    void *reserved[13]; /**< leave as causvid_default_settings() set them */
 } CausvidSettings;
 
 /**

@@ -196,7 +196,8 @@ int cv_model_open(CvModel *model, const CausvidSettings *settings,
         (err = cv_umt5_open(&model->umt5, model->backend, files->text_encoder,
                             files->text_encoder_config, log)) < 0 ||
         (err = cv_dit_open(&model->dit, model->backend, files->transformer,
-                           files->transformer_config, log)) < 0 ||
+                           files->checkpoint_key, files->transformer_config,
+                           log)) < 0 ||
         (err = cv_vae_open(&model->vae, model->backend, files->vae,
                            files->vae_config, 0, log)) < 0 ||
         (err = cv_recipe_init(&model->recipe, files, cv_dit_size(model->dit),

@@ -267,7 +267,7 @@ int cv_cli_bench(int argc, char **argv)
     const char *sampler = NULL, *precision = NULL, *device = NULL, *gpu = NULL;
     const char *runs = NULL, *threads = NULL, *prompt = NULL, *model = NULL;
     const char *vram = NULL, *text_encoder = NULL, *tokenizer = NULL;
-    const char *lora = NULL;
+    const char *lora = NULL, *checkpoint_key = NULL;
     const char *vae = NULL;
     int json = 0, markdown = 0, load = 0, cold = 0, help = 0, verbose = 0;
     int n_runs = 0, n_frames = 0, choice = 0, status;
@@ -277,6 +277,8 @@ int cv_cli_bench(int argc, char **argv)
         { "vae", &vae, NULL, "PATH: in place of the model's, or "
                              "random:taew2_1" },
         { "tokenizer", &tokenizer, NULL, "PATH: in place of the model's" },
+        { "checkpoint_key", &checkpoint_key, NULL,
+          "NAME: of a .pt file's weights" },
         { "lora", &lora, NULL, "PATH=STRENGTH|...: merged into it" },
         { "variant", &variant, NULL, "NAME: auto, causal or bidirectional" },
         { "size", &size, NULL, "WxH; default: the recipe's" },
@@ -339,6 +341,7 @@ int cv_cli_bench(int argc, char **argv)
     settings.vae          = vae;
     settings.tokenizer    = tokenizer;
     settings.lora         = lora;
+    settings.checkpoint_key = checkpoint_key;
     b->prompt = prompt ? prompt
                        : "a red circle moves right on a blue background";
     args.prompt = b->prompt;

@@ -226,7 +226,7 @@ int cv_cli_info(int argc, char **argv)
 {
     const char *path = NULL, *size = NULL, *frames = NULL, *variant = NULL;
     const char *text_encoder = NULL, *vae = NULL, *tokenizer = NULL;
-    const char *lora = NULL;
+    const char *lora = NULL, *checkpoint_key = NULL;
     int json = 0, help = 0, verbose = 0, status = 1, n_frames = 0;
     const CvOption options[] = {
         { "size", &size, NULL, "WxH: plan the memory for this size" },
@@ -236,6 +236,8 @@ int cv_cli_info(int argc, char **argv)
           "PATH: in place of the model's" },
         { "vae", &vae, NULL, "PATH: in place of the model's" },
         { "tokenizer", &tokenizer, NULL, "PATH: in place of the model's" },
+        { "checkpoint_key", &checkpoint_key, NULL,
+          "NAME: of a .pt file's weights" },
         { "lora", &lora, NULL, "PATH=STRENGTH|...: merged into it" },
         { "json", NULL, &json, "print JSON" },
         { "verbose", NULL, &verbose, "-v: say which files are opened" },
@@ -271,6 +273,7 @@ int cv_cli_info(int argc, char **argv)
     settings.vae          = vae;
     settings.tokenizer    = tokenizer;
     settings.lora         = lora;
+    settings.checkpoint_key = checkpoint_key;
     if (variant) {
         int choice = cv_cli_choice("variant", variant,
                                    "auto|causal|bidirectional");

@@ -46,10 +46,10 @@ static int count_files(CvWeights *w)
     return n;
 }
 
-static int look(CvInfoPart *p, CvKind kind)
+static int look(CvInfoPart *p, const char *key, CvKind kind)
 {
     CvWeights *w = NULL;
-    int err = cv_weights_open(&w, p->path, NULL);
+    int err = cv_weights_open_key(&w, p->path, key, NULL);
 
     if (!err)
         err = cv_weights_canonical(w, kind, NULL);
@@ -93,7 +93,7 @@ int cv_info_parts(CvInfoPart parts[CV_INFO_PARTS], const CvModel *m,
             .path  = list[i].path,
             .found = i ? place(list[i].path, list[i].given, f) : "the model",
         };
-        err = look(&parts[i], list[i].kind);
+        err = look(&parts[i], i ? "" : f->checkpoint_key, list[i].kind);
     }
     return err;
 }

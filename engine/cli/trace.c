@@ -222,7 +222,7 @@ int cv_cli_trace(int argc, char **argv)
     const char *threads = NULL, *steps = NULL, *sampler = NULL;
     const char *device = NULL, *precision = NULL, *gpu = NULL, *vram = NULL;
     const char *text_encoder = NULL, *tokenizer = NULL;
-    const char *lora = NULL;
+    const char *lora = NULL, *checkpoint_key = NULL;
     int help = 0, verbose = 0, status = 1;
     const CvOption options[] = {
         { "model", &model, NULL, "PATH: the model; default: the sample model" },
@@ -237,6 +237,8 @@ int cv_cli_trace(int argc, char **argv)
         { "vram", &vram, NULL, "N: the most GPU memory to take, such as 12G" },
         { "text_encoder", &text_encoder, NULL, "PATH: in place of the model's" },
         { "tokenizer", &tokenizer, NULL, "PATH: in place of the model's" },
+        { "checkpoint_key", &checkpoint_key, NULL,
+          "NAME: of a .pt file's weights" },
         { "lora", &lora, NULL, "PATH=STRENGTH|...: merged into it" },
         { "threads", &threads, NULL, "N: CPU threads" },
         { "verbose", NULL, &verbose, "-v: say what is done" },
@@ -266,6 +268,7 @@ int cv_cli_trace(int argc, char **argv)
     settings.text_encoder = text_encoder;
     settings.tokenizer    = tokenizer;
     settings.lora         = lora;
+    settings.checkpoint_key = checkpoint_key;
     settings.device = CAUSVID_DEVICE_CPU;
     if (device) {
         if ((choice = cv_cli_choice("device", device, "auto|cpu|cuda")) < 0)

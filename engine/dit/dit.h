@@ -21,7 +21,7 @@ typedef struct CvDitSize {
  * runs on them can be planned. config_path may be "". ENOSYS names kinds that
  * are not run (I2V, FLF2V, VACE). */
 int cv_dit_open(CvDit **dit, CvBackend *backend, const char *path,
-                const char *config_path, CvLog *log);
+                const char *key, const char *config_path, CvLog *log);
 /* Let LoRA files ("path=strength|path": lora.h) be merged into the weights when
  * these are loaded; before cv_dit_load(). */
 int cv_dit_merge(CvDit *dit, const char *loras);

@@ -302,7 +302,7 @@ static void describe(CvDit *dit, const CvWeights *weights)
 }
 
 int cv_dit_open(CvDit **out, CvBackend *backend, const char *path,
-                const char *config_path, CvLog *log)
+                const char *key, const char *config_path, CvLog *log)
 {
     CvDit *dit = calloc(1, sizeof(*dit));
     CvLoader *loader;
@@ -315,7 +315,7 @@ int cv_dit_open(CvDit **out, CvBackend *backend, const char *path,
     loader = &dit->loader;
     *loader = (CvLoader){ .backend = backend, .arena = &dit->arena,
                           .log = log };
-    err = cv_weights_open(&loader->weights, path, log);
+    err = cv_weights_open_key(&loader->weights, path, key, log);
     if (!err)
         err = cv_weights_canonical(loader->weights, CV_KIND_TRANSFORMER, log);
     if (!err)

@@ -47,7 +47,7 @@ static int check_transformer(const CvModelFiles *f, CvLog *log)
     int err;
 
     if (f->transformer_config[0] ||
-        cv_weights_open(&w, f->transformer, NULL) < 0)
+        cv_weights_open_key(&w, f->transformer, f->checkpoint_key, NULL) < 0)
         return 0;
     err = cv_weights_canonical(w, CV_KIND_TRANSFORMER, log);
     cv_weights_close(&w);
@@ -277,6 +277,12 @@ int cv_files_find(CvModelFiles *f, const CausvidSettings *s, CvLog *log)
                        "path of a model's folder");
     if ((err = cv_path_copy(model, s->model, "model", log)) < 0)
         return err;
+    if (s->checkpoint_key &&
+        snprintf(f->checkpoint_key, sizeof(f->checkpoint_key), "%s",
+                 s->checkpoint_key) >= (int)sizeof(f->checkpoint_key))
+        return cv_fail(log, EINVAL, "option checkpoint_key has %zu bytes; "
+                       "expected the name of a .pt file's weights, such as "
+                       "generator", strlen(s->checkpoint_key));
     if (cv_random_is(model))
         return find_random(f, s, model, log);
     if ((err = cv_path_exists(model, log)) < 0)

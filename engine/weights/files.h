@@ -11,11 +11,13 @@
 #include "log.h"
 
 #define CV_PATH_SIZE 4096
+#define CV_KEY_SIZE  128
 
 /* Paths of a model's parts. Empty string: not there. */
 typedef struct CvModelFiles {
     char root[CV_PATH_SIZE];
     char transformer[CV_PATH_SIZE];        /* file, index or folder */
+    char checkpoint_key[CV_KEY_SIZE];      /* which weights of it, or "" */
     char transformer_config[CV_PATH_SIZE]; /* config.json or "" */
     char text_encoder[CV_PATH_SIZE];
     char text_encoder_config[CV_PATH_SIZE];

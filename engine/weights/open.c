@@ -94,6 +94,10 @@ static int read_file(CvWeights *w, const CvFile *file, CvLog *log)
     if (!reader->read)
         return cv_fail(log, reader->error, "'%s' is %s; %s", file->path,
                        reader->format, reader->advice);
+    if (w->key && reader != &cv_reader_torch)
+        return cv_fail(log, EINVAL, "checkpoint_key is '%s', but '%s' is no "
+                       ".pt file: it holds one set of weights (%s); leave the "
+                       "option out", w->key, file->path, reader->format);
     w->container = reader->format;
     return reader->read(w, file, log);
 }
@@ -330,6 +334,7 @@ static int opened(CvWeights **weights, CvWeights *w, int err, CvLog *log)
         cv_weights_close(&w);
         return err;
     }
+    w->key = NULL;
     cv_weights_types(w, types, sizeof(types));
     cv_log(log, CAUSVID_LOG_VERBOSE, "'%s': %lld tensors in %d file%s, %s",
            w->path, (long long)w->n_entries, w->n_files,
@@ -351,6 +356,12 @@ static int open_random(CvWeights **weights, const char *path, CvLog *log)
 
 int cv_weights_open(CvWeights **weights, const char *path, CvLog *log)
 {
+    return cv_weights_open_key(weights, path, NULL, log);
+}
+
+int cv_weights_open_key(CvWeights **weights, const char *path, const char *key,
+                        CvLog *log)
+{
     char file[CV_PATH_SIZE];
     CvWeights *w;
     struct stat st;
@@ -358,7 +369,10 @@ int cv_weights_open(CvWeights **weights, const char *path, CvLog *log)
 
     *weights = NULL;
     if (cv_random_is(path))
-        return open_random(weights, path, log);
+        return key && *key ?
+               cv_fail(log, EINVAL, "checkpoint_key is '%s', but '%s' has no "
+                       "file; leave the option out", key, path) :
+               open_random(weights, path, log);
     if (stat(path, &st) < 0)
         return cv_fail(log, errno == ENOENT || errno == ENOTDIR ? ENOENT : EIO,
                        "'%s' cannot be opened: %s", path, strerror(errno));
@@ -375,6 +389,7 @@ int cv_weights_open(CvWeights **weights, const char *path, CvLog *log)
     w = new_weights(path, log);
     if (!w)
         return CAUSVID_ERR(ENOMEM);
+    w->key = key && *key ? key : NULL;
     if (ends_with(file, ".json"))
         err = open_index(w, file, log);
     else if (!(err = map_file(w, file, log)))

@@ -41,6 +41,7 @@ typedef struct CvView {
 
 struct CvWeights {
     char *path;          /* as given to open */
+    const char *key;     /* while it is opened: which weights of a .pt, or NULL */
     CvFile **files;
     int n_files;
     CvEntry *entries;    /* sorted by name once open has returned */

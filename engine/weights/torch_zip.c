@@ -19,9 +19,11 @@
 #include "weights/zip.h"
 
 /* Where the weights are, the best first: an average of the generator over its
- * training serves better than its last state. */
+ * training serves better than its last state. generator_lora: LongLive's LoRA
+ * files. */
 static const char *const roots[] = {
     "generator_ema", "generator", "model", "state_dict", "module",
+    "generator_lora",
 };
 
 typedef struct Archive {
@@ -111,53 +113,97 @@ static const char *to_name(char name[CV_NAME_SIZE], const CvPickleValue *v)
     return name;
 }
 
-/* The first keys of a dictionary, for messages. */
-static const char *list_keys(char *text, size_t size, const CvPickleValue *d)
+static int holds_tensors(const CvPickleValue *d)
+{
+    if (!cv_pickle_is_dict(d))
+        return 0;
+    for (size_t i = 0; i < d->u.list.n; i += 2)
+        if (d->u.list.items[i + 1]->kind == CV_PICKLE_TENSOR)
+            return 1;
+    return 0;
+}
+
+/* The first keys of a dictionary, for messages; only_roots: of those under
+ * which there are tensors. */
+static const char *list_keys(char *text, size_t size, const CvPickleValue *d,
+                             int only_roots)
 {
     char name[CV_NAME_SIZE], shown[CV_PRINTABLE];
     size_t used = 0;
+    int n = 0;
 
     text[0] = 0;
     for (size_t i = 0; i < d->u.list.n && used < size; i += 2) {
         const char *key = to_name(name, d->u.list.items[i]);
 
-        if (i == 8) {
+        if (only_roots && !holds_tensors(d->u.list.items[i + 1]))
+            continue;
+        if (n == 8) {
             snprintf(text + used, size - used, ", ...");
             break;
         }
         used += (size_t)snprintf(text + used, size - used, "%s'%s'",
-                                 i ? ", " : "",
+                                 n++ ? ", " : "",
                                  cv_printable(shown, key ? key : "?"));
     }
     return text;
+}
+
+/* Look for the dictionary under this key: *root and *name, which stay when
+ * there is none. */
+static int find_root(Archive *a, const char *key, const CvPickleValue **root,
+                     const char **name)
+{
+    const CvPickleValue *d = a->pickle.root;
+    char text[CV_PRINTABLE];
+
+    for (size_t i = 0; i < d->u.list.n; i += 2) {
+        if (!is_string(d->u.list.items[i], key) ||
+            !cv_pickle_is_dict(d->u.list.items[i + 1]))
+            continue;
+        if (*name)
+            return cv_fail(a->log, EILSEQ, "'%s' holds two things with the "
+                           "name '%s'; expected one: get the file again",
+                           a->file->path, cv_printable(text, key));
+        *root = d->u.list.items[i + 1];
+        *name = key;
+    }
+    return 0;
+}
+
+static int wrong_key(Archive *a)
+{
+    char keys[512], text[CV_PRINTABLE];
+
+    list_keys(keys, sizeof(keys), a->pickle.root, 1);
+    return cv_fail(a->log, EINVAL, "checkpoint_key is '%s', but '%s' holds "
+                   "%s%s; %s", cv_printable(text, a->weights->key),
+                   a->file->path, keys[0] ? "tensors under " :
+                   "its tensors under no key", keys,
+                   keys[0] ? "name one of these" : "leave the option out");
 }
 
 /* The dictionary of weights: *root, and under which name it was. */
 static int choose_root(Archive *a, const CvPickleValue **root,
                        const char **name)
 {
-    const CvPickleValue *d = a->pickle.root;
+    const char *key = a->weights->key;
+    int err = 0;
 
-    *root = d;
+    *root = a->pickle.root;
     *name = NULL;
-    if (!cv_pickle_is_dict(d))
+    if (!cv_pickle_is_dict(*root))
         return cv_fail(a->log, EILSEQ, "'%s' does not hold a dictionary of "
                        "tensors; save the state dict, with torch.save("
                        "model.state_dict(), ...)", a->file->path);
-    for (size_t k = 0; k < sizeof(roots) / sizeof(*roots) && !*name; k++) {
-        for (size_t i = 0; i < d->u.list.n; i += 2) {
-            if (!is_string(d->u.list.items[i], roots[k]) ||
-                !cv_pickle_is_dict(d->u.list.items[i + 1]))
-                continue;
-            if (*name)
-                return cv_fail(a->log, EILSEQ, "'%s' holds two things with "
-                               "the name '%s'; expected one: get the file "
-                               "again", a->file->path, *name);
-            *root = d->u.list.items[i + 1];
-            *name = roots[k];
-        }
+    if (key) {
+        err = find_root(a, key, root, name);
+        return err < 0 || *name ? err : wrong_key(a);
     }
-    return 0;
+    for (size_t k = 0; k < sizeof(roots) / sizeof(*roots) && !*name && !err;
+         k++)
+        err = find_root(a, roots[k], root, name);
+    return err;
 }
 
 /* ---- tensors ---- */
@@ -299,14 +345,16 @@ static int add_tensors(Archive *a)
     }
     if (err < 0)
         return err;
-    list_keys(keys, sizeof(keys), where ? a->pickle.root : root);
+    list_keys(keys, sizeof(keys), where ? a->pickle.root : root, 0);
     if (!n)
         return cv_fail(a->log, EILSEQ, "'%s' holds no tensors%s%s%s, only %s; "
                        "expected a dictionary of tensors, bare or under "
                        "'generator_ema', 'generator', 'model', 'state_dict' "
-                       "or 'module'", a->file->path, where ? " under '" : "",
-                       where ? where : "", where ? "'" : "",
-                       keys[0] ? keys : "an empty dictionary");
+                       "or 'module': for another one, name it with the option "
+                       "checkpoint_key", a->file->path,
+                       where ? " under '" : "", where ? where : "",
+                       where ? "'" : "", keys[0] ? keys :
+                       "an empty dictionary");
     if (where)
         cv_log(a->log, CAUSVID_LOG_VERBOSE, "'%s': %zu tensors under '%s', "
                "of %s", a->file->path, n, where, keys);

@@ -48,6 +48,11 @@ typedef enum CvKind {
  * them), or "random:NAME/PART" (files.h). ENOENT, EILSEQ, EIO, ENOMEM, ENOSYS
  * (a container that this version does not read, named). */
 int cv_weights_open(CvWeights **weights, const char *path, CvLog *log);
+/* The same of what a .pt file holds under this key (torch_zip.c); "" or NULL:
+ * under a usual one. EINVAL: it holds nothing under the key, or the container
+ * has none. */
+int cv_weights_open_key(CvWeights **weights, const char *path, const char *key,
+                        CvLog *log);
 void cv_weights_close(CvWeights **weights);
 
 /* Recognise the kind, strip wrappers' prefixes, translate diffusers and

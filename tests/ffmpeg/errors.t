@@ -81,6 +81,8 @@ for part in transformer text_encoder vae tokenizer; do
 done
 refuses "a VAE that is not there" "/no/vae" "$graph:vae=/no/vae"
 refuses "a text encoder that is not there" "/no/t5" "$graph:text_encoder=/no/t5"
+refuses "a key of a file that has none" "checkpoint_key is 'ema', but .* is no .pt file" \
+    "$graph:model=$sample:checkpoint_key=ema"
 refuses "a tokenizer that is not there" "/no/spiece" "$graph:tokenizer=/no/spiece"
 
 weights=transformer/diffusion_pytorch_model.safetensors

@@ -4,7 +4,7 @@
 
 help=$("$ffmpeg" -hide_banner -h filter=causvid)
 for option in prompt promptfile negative_prompt model text_encoder vae \
-        tokenizer lora cache variant size s rate r duration d seed steps timesteps \
+        tokenizer checkpoint_key lora cache variant size s rate r duration d seed steps timesteps \
         shift guidance sampler precision device threads; do
     like "$help" "^ +$option +\[?<" "option $option is there"
 done

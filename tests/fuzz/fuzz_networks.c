@@ -72,7 +72,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     save(file, data + 1, size - 1);
     switch (data[0]) {
     case 't':
-        err = cv_dit_open(&dit, backend, file, config, &lines.log);
+        err = cv_dit_open(&dit, backend, file, "", config, &lines.log);
         REQUIRE(!err == !!dit);
         if (dit)
             REQUIRE(cv_dit_size(dit)->layers > 0 && cv_dit_describe(dit)[0]);

@@ -162,7 +162,7 @@ int main(void)
     bench_open(&clip.bench, 2);
     fixture_path(path, "clip/model/transformer");
     fixture_path(config, "clip/model/transformer/config.json");
-    if (cv_dit_open(&clip.dit, clip.bench.backend, path, config,
+    if (cv_dit_open(&clip.dit, clip.bench.backend, path, "", config,
                     &clip.bench.log) < 0 ||
         cv_dit_load(clip.dit) < 0 ||
         cv_schedule_init(&clip.schedule, &args, &clip.bench.log) < 0)

@@ -54,7 +54,8 @@ static CvDit *open_model(Bench *bench, const char *folder)
     fixture_path(path, name);
     snprintf(name, sizeof(name), "dit/%s/config.json", folder);
     fixture_path(config, name);
-    if (cv_dit_open(&dit, bench->backend, path, config, &bench->log) < 0 ||
+    if (cv_dit_open(&dit, bench->backend, path, "", config,
+                    &bench->log) < 0 ||
         cv_dit_load(dit) < 0)
         tap_bail("%s: %s", path, bench->error);
     return dit;
@@ -154,12 +155,12 @@ static void test_sizes(Bench *bench)
     cv_dit_close(&dit);
 
     err = cv_dit_open(&dit, bench->backend, fixture_path(path, "dit/head128"),
-                      "", &bench->log);
+                      "", "", &bench->log);
     ok(!err && cv_dit_size(dit)->heads == 1, "without a config, heads of 128");
     if (!err)
         cv_dit_close(&dit);
     err = cv_dit_open(&dit, bench->backend, fixture_path(path, "dit/official"),
-                      "", &bench->log);
+                      "", "", &bench->log);
     ok(err == CAUSVID_ERR(EILSEQ) && strstr(bench->error, "config.json"),
        "28 wide without a config: %s", bench->error);
 }
@@ -178,7 +179,7 @@ static void test_refused_kinds(Bench *bench)
                  kinds[i].file);
         *bench->error = 0;
         ok(cv_dit_open(&dit, bench->backend, fixture_path(path, name), "",
-                       &bench->log) == CAUSVID_ERR(ENOSYS) && !dit &&
+                       "", &bench->log) == CAUSVID_ERR(ENOSYS) && !dit &&
            strstr(bench->error, kinds[i].says), "%s is refused: %s",
            kinds[i].file, bench->error);
     }
@@ -228,7 +229,8 @@ static void test_configs(Bench *bench)
         if (!f || fputs(configs[i].json, f) < 0 || fclose(f))
             tap_bail("cannot write %s", config);
         *bench->error = 0;
-        err = cv_dit_open(&dit, bench->backend, path, config, &bench->log);
+        err = cv_dit_open(&dit, bench->backend, path, "", config,
+                          &bench->log);
         ok(err == CAUSVID_ERR(configs[i].error) &&
            strstr(bench->error, configs[i].says) &&
            !*bench->error == !configs[i].error, "%s: %s", configs[i].json,

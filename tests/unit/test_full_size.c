@@ -264,7 +264,7 @@ static void test_transformer(const char *name, int dim, int ffn, int layers,
         tap_skip(2, "no place for a file of %.0f GB", (double)h.at / 1e9);
         return;
     }
-    err = cv_dit_open(&dit, none, path, "", &lines.log);
+    err = cv_dit_open(&dit, none, path, "", "", &lines.log);
     if (!err)
         err = cv_dit_load(dit);
     ok(!err && lines_none(&lines), "%s opens", name);
@@ -342,7 +342,7 @@ static void test_random(const char *name, int dim, int ffn, int layers,
     int err;
 
     snprintf(path, sizeof(path), "random:%s/transformer", name);
-    err = cv_dit_open(&dit, none, path, "", &lines.log);
+    err = cv_dit_open(&dit, none, path, "", "", &lines.log);
     ok(!err && cv_dit_size(dit)->dim == dim && cv_dit_size(dit)->ffn_dim == ffn &&
        cv_dit_size(dit)->layers == layers &&
        cv_dit_size(dit)->heads == dim / 128 &&

@@ -327,7 +327,8 @@ static void test_kinds(void)
         const char *path = save_blob(root, "m.safetensors", blob);
         CvDit *dit;
 
-        ok(cv_dit_open(&dit, none, path, "", &lines.log) == FAILED(ENOSYS) &&
+        ok(cv_dit_open(&dit, none, path, "", "", &lines.log) ==
+           FAILED(ENOSYS) &&
            lines_error(&lines, kinds[i].says), "%s", kinds[i].says);
         blob_free(&blob);
     }

@@ -69,6 +69,46 @@ static void test_roots(void)
     }
 }
 
+/* The option checkpoint_key: the roots of a file by name. */
+static void test_keys(void)
+{
+    static const struct {
+        const char *file, *key, *said; /* NULL: opens */
+        int good; /* the weights, not those of the others */
+    } cases[] = {
+        { "containers/ema.pt", "generator", NULL, 0 },
+        { "containers/ema.pt", "generator_ema", NULL, 1 },
+        { "containers/ema.pt", "", NULL, 1 },
+        { "containers/generator.pt", "critic", NULL, 0 },
+        { "containers/generator.pt", "generator", NULL, 1 },
+        { "containers/generator.pt", "generator_ema",
+          "checkpoint_key is 'generator_ema', but '|' holds tensors under "
+          "'critic', 'generator'; name one of these", 0 },
+        { "containers/ema.pt", "step", "tensors under 'critic', 'generator', 'generator_ema';", 0 },
+        { "containers/types.pt", "generator", "holds its tensors under no "
+          "key; leave the option out", 0 },
+        { "weights/types.safetensors", "generator", "is no .pt file: it holds "
+          "one set of weights (safetensors); leave the option out", 0 },
+        { "containers/blocks.gguf", "model", "(gguf); leave the option out", 0 },
+        { "weights/sharded", "model", "leave the option out", 0 },
+    };
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        CvWeights *w;
+        int err = cv_weights_open_key(&w, data_path(cases[i].file),
+                                      cases[i].key, &lines.log);
+
+        ok(cases[i].said ? err == CAUSVID_ERR(EINVAL) && !w &&
+                           lines_error(&lines, cases[i].said) :
+                           !err && cv_weights_count(w) == 1 &&
+                           has_pattern(w, "w", "F32 [2, 3]") == cases[i].good,
+           "%s, '%s': %s",
+           cases[i].file, cases[i].key,
+           cases[i].said ? cases[i].said : "opens");
+        cv_weights_close(&w);
+    }
+}
+
 /* Of a network as the engine loads it, plan and run. */
 static void load(CvBackend *cpu, CvWeights *w, CvTensor *t,
                  CvLoadLayout layout, const char *name, float *values)
@@ -308,6 +348,7 @@ int main(void)
     lines_init(&lines);
     test_types();
     test_roots();
+    test_keys();
     test_views();
     test_hostile();
     test_limits();

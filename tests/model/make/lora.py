@@ -13,6 +13,7 @@ float32 in any order and merged.safetensors holds the only right bits:
   kohya         lora_unet_<official with '_'>.lora_down/up.weight and .alpha
   diffusers     transformer.<diffusers>.lora_A/B.weight
   peft          base_model.model.<official>.lora_A.default.weight, torch.save()
+                of {"generator_lora": ...}, as LongLive has it
   blocks, rest  the same in two files: blocks.0, and everything else
 Styles but Kijai's have no whole differences: their merge is
 merged-pairs.safetensors. And numbers that have to be rounded:
@@ -153,9 +154,10 @@ def main():
     save("kohya", kohya(pairs))
     save("diffusers", styled(pairs, "transformer.", lambda n: n,
                              ".lora_A.weight", ".lora_B.weight"))
-    torch.save(styled(pairs, "base_model.model.", official,
-                      ".lora_A.default.weight", ".lora_B.default.weight"),
-               os.path.join(out, "peft.pt"))
+    torch.save({"generator_lora": styled(
+        pairs, "base_model.model.", official, ".lora_A.default.weight",
+        ".lora_B.default.weight"), "step": 1000},
+        os.path.join(out, "peft.pt"))
     save("blocks", kijai({n: c for n, c in changes.items()
                           if n.startswith("blocks.0.")}))
     save("rest", kijai({n: c for n, c in changes.items()

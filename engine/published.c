@@ -4,8 +4,8 @@
  * SPDX-License-Identifier: BSD-2-Clause
  *
  * A causal checkpoint has the tensors of the model that it was made from:
- * nothing in them tells the two apart. What does is the config, and the names
- * that people give to files and folders. Only the nearest names count: a whole
+ * nothing in them tells the two apart. What does is the config, the names that
+ * people give to files and folders, and a title in the file. Only the nearest names count: a whole
  * path says "causvid" as soon as this program's folder is in it.
  * Sources: checkpoints.md 1.1 to 1.7, 7.3 to 7.6; step distillation:
  * ModelTC/LightX2V:lightx2v/models/schedulers/wan/step_distill/scheduler.py;
@@ -167,6 +167,30 @@ static int read_class(CvRecipe *r, const char *config, int *causal, CvLog *log)
     return 0;
 }
 
+/* What the file itself says to be, which counts only where it names a model of
+ * few steps: converters keep the title of the model that they began with. What
+ * is wrong with the file was told when it was opened. */
+static Family read_titles(CvRecipe *r, const CvModelFiles *files)
+{
+    const char *title, *key, *word = "";
+    Family family = NONE;
+    CvWeights *w;
+
+    if (cv_weights_open_key(&w, files->transformer, files->checkpoint_key,
+                            NULL) < 0)
+        return NONE;
+    for (int i = 0; !family && (title = cv_weights_title(w, i, &key)); i++) {
+        family = family_of(title, &word);
+        if (family == WAN)
+            family = NONE;
+        if (family)
+            snprintf(r->why, sizeof(r->why), "its %s '%s' says '%s'", key,
+                     title, word);
+    }
+    cv_weights_close(&w);
+    return family;
+}
+
 static int is_torch(const char *path)
 {
     static const char *const ends[] = { ".pt", ".pth", ".ckpt", ".bin" };
@@ -222,19 +246,21 @@ int cv_recipe_published(CvRecipe *r, const CvModelFiles *files,
 {
     const char *path = files->transformer;
     int release, causal = 0, err;
-    Family family = read_path(r, path, &release);
+    Family family = read_path(r, path, &release), said;
 
-    if (family == WAN22)
-        return cv_fail(log, ENOSYS, "'%s': %s, so it is one of Wan 2.2's two "
-                       "experts (A14B), which are not supported; use a Wan "
-                       "2.1 text to video model", path, r->why);
     if (family == NONE || family == WAN) {
         err = read_class(r, files->transformer_config, &causal, log);
         if (err < 0)
             return err;
         if (causal)
             family = CAUSVID;
+        else if ((said = read_titles(r, files)))
+            family = said;
     }
+    if (family == WAN22)
+        return cv_fail(log, ENOSYS, "'%s': %s, so it is one of Wan 2.2's two "
+                       "experts (A14B), which are not supported; use a Wan "
+                       "2.1 text to video model", path, r->why);
     if (family == NONE && variant == CAUSVID_VARIANT_CAUSAL)
         family = CAUSVID;
     if (family == NONE && variant != CAUSVID_VARIANT_BIDIRECTIONAL &&

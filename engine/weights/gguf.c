@@ -528,6 +528,11 @@ static int read_gguf(CvWeights *w, const CvFile *file, CvLog *log)
                "'%s', %llu tensors", file->path,
                shown(text, (const char *)name->data, name->bytes),
                (unsigned long long)n_tensors);
+    name = cv_gguf_find(w, "general.name");
+    if (name && name->type == CV_GGUF_STRING && !name->is_array)
+        cv_weights_add_title(w, "general.name",
+                             shown(text, (const char *)name->data,
+                                   name->bytes));
     return 0;
 }
 

@@ -16,6 +16,7 @@
 #ifndef CV_READER_H
 #define CV_READER_H
 
+#include "weights/json.h"
 #include "weights/weights.h"
 
 /* Longest tensor name; the longest in use has about 100 bytes. */
@@ -39,6 +40,14 @@ typedef struct CvView {
     int64_t dim[CV_MAX_DIMS], stride[CV_MAX_DIMS];
 } CvView;
 
+/* A name that a file's metadata has for the model. */
+typedef struct CvTitle {
+    const char *key;
+    char text[CV_PRINTABLE];
+} CvTitle;
+
+#define CV_MAX_TITLES 4
+
 struct CvWeights {
     char *path;          /* as given to open */
     const char *key;     /* while it is opened: which weights of a .pt, or NULL */
@@ -53,6 +62,8 @@ struct CvWeights {
     CvEntry *scales;     /* taken out of the directory: fp8.c */
     int64_t n_scales;
     struct CvQuantNote *notes; /* what files say of it in their metadata */
+    CvTitle titles[CV_MAX_TITLES];
+    int n_titles;
     struct CvGguf *gguf; /* metadata of a GGUF file, or NULL: gguf.h */
     int random;          /* the tensors have no data: random.c makes it */
 };
@@ -115,6 +126,10 @@ int cv_weights_add_view(CvWeights *weights, const CvFile *file,
                         const char *name, const CvTensor *tensor,
                         const uint8_t *data, const int64_t *stride,
                         CvLog *log);
+
+/* Keep a title; those beyond CV_MAX_TITLES are not. The key is not copied. */
+void cv_weights_add_title(CvWeights *weights, const char *key,
+                          const char *text);
 
 /* EILSEQ when two of the entries from `first` on share bytes, or when more than
  * `gap` bytes in a row belong to none of them, from `data` to the end of the

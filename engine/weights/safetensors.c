@@ -115,15 +115,24 @@ static int add_tensor(CvWeights *w, const CvFile *file, const cJSON *item,
     return cv_weights_add(w, file, item->string, &t, log);
 }
 
-/* __metadata__: strings, of which one matters (checkpoints.md 2.8). */
+/* __metadata__: strings. One says how tensors are quantised (checkpoints.md
+ * 2.8); of the rest, what Stability's ModelSpec has for a name. */
 static int read_metadata(CvWeights *w, const CvFile *file, const cJSON *item,
                          CvLog *log)
 {
+    static const char *const titles[] = {
+        "modelspec.title", "modelspec.architecture",
+    };
     const cJSON *note;
 
     if (!cJSON_IsObject(item))
         return cv_fail(log, EILSEQ, "'%s' is damaged: its __metadata__ is no "
                        "object; " AGAIN, file->path);
+    for (int i = 0; i < 2; i++) {
+        note = cJSON_GetObjectItemCaseSensitive(item, titles[i]);
+        if (cJSON_IsString(note))
+            cv_weights_add_title(w, titles[i], note->valuestring);
+    }
     note = cJSON_GetObjectItemCaseSensitive(item, "_quantization_metadata");
     if (!note)
         return 0;

@@ -220,6 +220,22 @@ int cv_weights_sort(CvWeights *w, CvLog *log)
     return 0;
 }
 
+void cv_weights_add_title(CvWeights *w, const char *key, const char *text)
+{
+    if (w->n_titles == CV_MAX_TITLES)
+        return;
+    w->titles[w->n_titles].key = key;
+    cv_printable(w->titles[w->n_titles++].text, text);
+}
+
+const char *cv_weights_title(const CvWeights *w, int i, const char **key)
+{
+    if (i < 0 || i >= w->n_titles)
+        return NULL;
+    *key = w->titles[i].key;
+    return w->titles[i].text;
+}
+
 CvKind cv_weights_kind(const CvWeights *w)
 {
     return w->kind;

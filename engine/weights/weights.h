@@ -68,6 +68,12 @@ int cv_weights_holds(const CvWeights *weights, CvKind kind);
  * (checkpoints.md 1.3), or NULL; its type and shape may be anything. */
 const CvEntry *cv_weights_tokenizer(const CvWeights *weights);
 
+/* What its makers wrote into the file as the model's name, from 0 on; NULL
+ * behind the last. *key: where, such as "modelspec.title". Texts of others: cut,
+ * and without control characters. */
+const char *cv_weights_title(const CvWeights *weights, int i,
+                             const char **key);
+
 CvKind cv_weights_kind(const CvWeights *weights);
 const char *cv_weights_path(const CvWeights *weights); /* as given to open */
 /* Whose names: "official", "diffusers", "llama.cpp". */

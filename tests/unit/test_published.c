@@ -34,10 +34,11 @@ static void keep_info(void *cookie, enum CausvidLogLevel level,
 
 static CvRecipe recipe;
 
-/* The recipe of root/file, whose folder is made; config: text of config.json
- * beside it, or NULL. */
-static int init(const char *root, const char *file, const char *config,
-                int64_t dim, enum CausvidVariant variant)
+/* The recipe of root/file, whose folder is made and whose bytes are `blob`;
+ * config: text of config.json beside it, or NULL. */
+static int init_blob(const char *root, const char *file, Blob blob,
+                     const char *config, int64_t dim,
+                     enum CausvidVariant variant)
 {
     const CausvidSettings settings = { .log = keep_info, .cookie = &lines };
     const CvDitSize size = { .dim = dim };
@@ -47,7 +48,7 @@ static int init(const char *root, const char *file, const char *config,
 
     if (!files)
         tap_bail("calloc");
-    strcpy(files->transformer, save_text(root, file, ""));
+    strcpy(files->transformer, save_blob(root, file, blob));
     snprintf(files->root, sizeof(files->root), "%.*s",
              (int)(strrchr(files->transformer, '/') - files->transformer),
              files->transformer);
@@ -62,6 +63,12 @@ static int init(const char *root, const char *file, const char *config,
     cv_log_free(&log);
     free(files);
     return err;
+}
+
+static int init(const char *root, const char *file, const char *config,
+                int64_t dim, enum CausvidVariant variant)
+{
+    return init_blob(root, file, (Blob){ NULL, 0 }, config, dim, variant);
 }
 
 /* ---- what names say ---- */
@@ -229,6 +236,58 @@ static void test_class(void)
     ok(lines_none(&lines), "without a line");
 }
 
+/* What is in the file counts where its name says nothing. */
+static void test_titles(void)
+{
+    static const struct {
+        const char *file, *metadata, *expected, *why;
+    } files[] = {
+        { "m/mine.safetensors", "\"modelspec.title\":\"My CausVid 1.3B\"",
+          CAUSVID, "its modelspec.title 'My CausVid 1.3B' says 'causvid'" },
+        { "m/t2v_1.3b.safetensors",
+          "\"modelspec.title\":\"tuned\",\"modelspec.architecture\":"
+          "\"wan2.1-self-forcing\"", SELF_FORCING,
+          "its modelspec.architecture 'wan2.1-self-forcing' says" },
+        { "m/causvid.safetensors", "\"modelspec.title\":\"Self-Forcing\"",
+          CAUSVID, "'causvid.safetensors' says" },
+        { "m/t2v_1.3b.safetensors", "\"modelspec.title\":\"Wan2.1-T2V-14B\"",
+          WAN, "'t2v_1.3b.safetensors' says" },
+        { "m/t2v_1.3b.safetensors", "\"modelspec.title\":[\"causvid\"]",
+          WAN, "'t2v_1.3b.safetensors' says" },
+        { "m/mine.safetensors", "\"modelspec.title\":\"Wan2.1-T2V-1.3B\"",
+          NULL, "variant=causal or variant=bidirectional" },
+        { "m/mine.safetensors", "\"modelspec.title\":\"T2V-A14B \\n\"",
+          NULL, "its modelspec.title 'T2V-A14B ?' says 'a14b', so" },
+    };
+    /* version 3, no tensors, one string */
+    static uint8_t gguf[] = "GGUF\3\0\0\0" "\0\0\0\0\0\0\0\0"
+        "\1\0\0\0\0\0\0\0" "\x0c\0\0\0\0\0\0\0" "general.name"
+        "\x08\0\0\0" "\x0b\0\0\0\0\0\0\0" "Wan CausVid";
+    const char *root = temp_folder();
+
+    for (size_t i = 0; i < sizeof(files) / sizeof(*files); i++) {
+        char header[256];
+        Blob blob;
+        int err;
+
+        snprintf(header, sizeof(header), "{\"__metadata__\":{%s}}",
+                 files[i].metadata);
+        blob = st_raw(header, 0);
+        err  = init_blob(root, files[i].file, blob, NULL, 1536, 0);
+        ok(files[i].expected ?
+           !err && !strcmp(text_of_recipe(), files[i].expected) &&
+           strstr(recipe.why, files[i].why) :
+           err < 0 && lines_error(&lines, files[i].why), "%s, %s: %s",
+           files[i].file, files[i].metadata, files[i].why);
+        blob_free(&blob);
+    }
+    ok(!init_blob(root, "m/mine.gguf", (Blob){ gguf, sizeof(gguf) - 1 }, NULL,
+                  1536, 0) && !strcmp(text_of_recipe(), CAUSVID) &&
+       strstr(recipe.why, "its general.name 'Wan CausVid' says"),
+       "the general.name of GGUF");
+    ok(lines_none(&lines), "without a line");
+}
+
 static void test_wan22(void)
 {
     static const char *const files[] = {
@@ -342,6 +401,7 @@ int main(void)
     test_undecided();
     test_overridden();
     test_class();
+    test_titles();
     test_wan22();
     test_called();
     test_here();

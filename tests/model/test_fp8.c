@@ -15,96 +15,17 @@
 
 #include "../tap.h"
 #include "module.h"
-#include "weights/weights.h"
+#include "traced.h"
 
-static const char *src, *build;
-static char folder[] = "/tmp/causvid-test-XXXXXX";
-
-static void run(const char *command)
-{
-    if (system(command))
-        tap_bail("failed: %s", command);
-}
-
-/* The folder of a model: transformer and text encoder of these layouts, NULL:
- * as they were before. */
+/* The folder of a model: transformer and text encoder of these layouts. */
 static void make_model(const char *name, const char *transformer,
                        const char *text)
 {
-    char command[8192];
-    const char *const parts[] = { "transformer", "text_encoder", "vae" };
-    const char *const layouts[] = { transformer, text, NULL };
+    char dit[256], encoder[256];
 
-    for (int i = 0; i < 3; i++) {
-        snprintf(command, sizeof(command), "all=%s/tests/model/fixtures; "
-                 "mkdir -p %s/%s/%s && cd %s/%s/%s && "
-                 "ln -s $all/containers/safetensors/%s/config.json . && "
-                 "ln -s $all/%s/%s/%s/*.safetensors .", src, folder, name,
-                 parts[i], folder, name, parts[i], parts[i],
-                 layouts[i] ? "fp8" : "containers",
-                 layouts[i] ? layouts[i] : "safetensors", parts[i]);
-        run(command);
-    }
-    snprintf(command, sizeof(command), "all=%s/tests/model/fixtures; "
-             "cd %s/%s && echo '{}' > model_index.json && "
-             "ln -s $all/containers/safetensors/recipe.json . && "
-             "ln -s $all/clip/model/tokenizer .", src, folder, name);
-    run(command);
-}
-
-static CvWeights *trace(const char *name, const char *options)
-{
-    char command[8192], outputs[1024];
-    CvWeights *w;
-
-    snprintf(command, sizeof(command), "cd %s/%s && %s/bin/causvid trace "
-             "--model . %s --inputs "
-             "%s/tests/model/fixtures/containers/inputs.safetensors "
-             "--outputs out.safetensors", folder, name, build, options, src);
-    run(command);
-    snprintf(outputs, sizeof(outputs), "%s/%s/out.safetensors", folder, name);
-    if (cv_weights_open(&w, outputs, NULL) < 0)
-        tap_bail("'%s' cannot be read", outputs);
-    return w;
-}
-
-/* Of frames in 0..1; infinite when they are the same. */
-static double psnr(CvWeights *a, CvWeights *b)
-{
-    const CvEntry *x = cv_weights_find(a, "frames");
-    const CvEntry *y = cv_weights_find(b, "frames");
-    double sum = 0;
-
-    if (!x || !y || !cv_same_shape(&x->tensor, &y->tensor))
-        tap_bail("no frames");
-    for (int64_t i = 0; i < cv_elements(&x->tensor); i++) {
-        float p, q;
-
-        memcpy(&p, (const uint8_t *)x->tensor.data + 4 * i, sizeof(p));
-        memcpy(&q, (const uint8_t *)y->tensor.data + 4 * i, sizeof(q));
-        sum += pow((double)p - q, 2);
-    }
-    return -10 * log10(sum / (double)cv_elements(&x->tensor));
-}
-
-/* All that trace writes is the same, bit by bit. */
-static int same(CvWeights *got, CvWeights *want)
-{
-    int64_t n = 0;
-
-    for (int64_t i = 0; i < cv_weights_count(want); i++) {
-        const CvEntry *w = cv_weights_at(want, i);
-        const CvEntry *e = cv_weights_find(got, "%s", w->name);
-
-        if (e && cv_same_shape(&e->tensor, &w->tensor) &&
-            !memcmp(e->tensor.data, w->tensor.data,
-                    (size_t)cv_tensor_bytes(&w->tensor)))
-            n++;
-        else
-            tap_diag("%s differs", w->name);
-    }
-    return n == cv_weights_count(want) && n > 6 &&
-           cv_weights_find(want, "frames");
+    snprintf(dit, sizeof(dit), "fp8/%s/transformer", transformer);
+    snprintf(encoder, sizeof(encoder), "fp8/%s/text_encoder", text);
+    traced_model(name, dit, encoder, NULL);
 }
 
 static const struct {
@@ -126,13 +47,13 @@ static void test_layout(const char *layout, const char *floats,
     snprintf(plain, sizeof(plain), "%s-of-%s", floats, layout);
     make_model(plain, floats, floats);
     for (size_t i = 0; i < sizeof(devices) / sizeof(*devices); i++) {
-        CvWeights *got = trace(layout, devices[i].options);
-        CvWeights *want = trace(plain, devices[i].options);
+        CvWeights *got = traced_run(layout, devices[i].options);
+        CvWeights *want = traced_run(plain, devices[i].options);
 
-        ok(same(got, want), "%s on %s: bit by bit as its numbers in float32",
+        ok(traced_same(got, want), "%s on %s: bit by bit as its numbers in float32",
            layout, devices[i].name);
         if (!i) {
-            double db = psnr(got, exact);
+            double db = traced_psnr(got, exact);
 
             ok(isfinite(db) && db >= least, "%s: frames of %.1f dB, of those "
                "of the model before", layout, db);
@@ -171,9 +92,9 @@ static const uint8_t *merged_frames(const char *name,
     CausvidClip clip;
     int err;
 
-    snprintf(model, sizeof(model), "%s/%s", folder, name);
+    snprintf(model, sizeof(model), "%s/%s", traced_folder, name);
     snprintf(lora, sizeof(lora), "%s/tests/model/fixtures/fp8/"
-             "lora.safetensors=0.5", src);
+             "lora.safetensors=0.5", traced_src);
     causvid_default_settings(&s);
     s.model  = model;
     s.lora   = lora;
@@ -236,7 +157,7 @@ static double info(const char *name, const char *key)
     FILE *pipe;
 
     snprintf(command, sizeof(command), "cd %s/%s && %s/bin/causvid info "
-             "--json .", folder, name, build);
+             "--json .", traced_folder, name, traced_build);
     if (!(pipe = popen(command, "r")))
         tap_bail("popen");
     while (fgets(line, sizeof(line), pipe)) {
@@ -263,29 +184,14 @@ static void test_plans(void)
        fp8);
 }
 
-static void clean_up(void)
-{
-    char command[128];
-
-    snprintf(command, sizeof(command), "rm -r %s", folder);
-    if (system(command))
-        tap_diag("%s is left", folder);
-}
-
 int main(int argc, char **argv)
 {
     CvWeights *exact;
 
-    src   = getenv("CAUSVID_SRC");
-    build = getenv("CAUSVID_BUILD");
-    if (!src || !build)
-        tap_bail("CAUSVID_SRC and CAUSVID_BUILD are not set");
+    traced_begin();
     use_module(argc, argv);
-    if (!mkdtemp(folder))
-        tap_bail("mkdtemp");
-    atexit(clean_up);
-    make_model("exact", NULL, NULL);
-    exact = trace("exact", "");
+    traced_model("exact", NULL, NULL, NULL);
+    exact = traced_run("exact", "");
     /* 22.4, 21.5 and 23.8 dB, less 3: the network is random, so that errors grow
      * more than in a trained one. */
     test_layout("plain", "plain-float32", exact, 19.4);

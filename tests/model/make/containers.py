@@ -117,10 +117,12 @@ def in_one_storage(tensors):
     return out
 
 
-def save_gguf(path, tensors, kind, architecture):
+def save_gguf(path, tensors, kind, architecture, add_metadata=None):
     """Matrices quantised in rows of whole blocks, whatever their own rows are,
     as converters of image models do it; the rest in float32."""
     writer = gguf.GGUFWriter(path, architecture)
+    if add_metadata:
+        add_metadata(writer)
     kind = gguf.GGMLQuantizationType[kind]
     block = gguf.GGML_QUANT_SIZES[kind][0]
     for name, t in tensors.items():

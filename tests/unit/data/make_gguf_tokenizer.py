@@ -23,7 +23,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 FIXTURES = os.path.join(HERE, "..", "..", "model", "fixtures")
 
 
-def write(source, out, rows):
+def add(writer, source, rows):
     with open(source, "rb") as f:
         data = f.read()
     settings = model.ModelProto()
@@ -40,7 +40,6 @@ def write(source, out, rows):
                     types.CONTROL if spiece.IsControl(i) else
                     types.UNUSED if spiece.IsUnused(i) else
                     types.BYTE if spiece.IsByte(i) else types.NORMAL)
-    writer = gguf.GGUFWriter(out, "t5encoder")
     writer.add_tokenizer_model("t5")
     writer.add_tokenizer_pre("default")
     writer.add_token_list(tokens)
@@ -53,6 +52,11 @@ def write(source, out, rows):
         writer.add_precompiled_charsmap(normal.precompiled_charsmap)
     writer.add_eos_token_id(spiece.eos_id())
     writer.add_pad_token_id(spiece.pad_id())
+
+
+def write(source, out, rows):
+    writer = gguf.GGUFWriter(out, "t5encoder")
+    add(writer, source, rows)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -2,7 +2,8 @@
  * Fuzz target: a file of torch.save() is opened and what it holds is loaded
  * into the CPU backend. An input that begins as a pickle does, with 0x80, is
  * put into a sound archive, so that the fuzzer need not find out how zip works
- * to reach the machine that reads pickles.
+ * to reach the machine that reads pickles; files of old versions of PyTorch
+ * begin so as well.
  *
  * SPDX-License-Identifier: BSD-2-Clause
  */
@@ -85,7 +86,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         lines_init(&lines);
     if (size && data[0] == 0x80)
         open_pickle(data, size);
-    else if (size > 4 && !memcmp(data, "PK", 2))
+    if (size > 4 && (data[0] == 0x80 || !memcmp(data, "PK", 2)))
         fuzz_container(&lines, data, size, "m.pt");
     return 0;
 }

@@ -550,6 +550,11 @@ def torch_files():
         ("a", b"](K\1G" + bytes(8) + b"M\1\2\x8a\2\1\xffNe"),
         ("b", b"}q\1(" + text("c") + b"U\1dj\1\0\0\0\x85K\1\x86u"),
         ("s", called("torch", "Size", numbers((1, 2)) + b"\x85")))))
+    # of torch.save() before 1.6: a number, a version, what the machine is like
+    save("torch", "legacy", b"\x80\2\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." +
+         b"\x80\2M\xe9\3." + b"\x80\2}q\0(" + text("little_endian") +
+         b"\x88u." + sound + b"\x80\2]q\0" + text("0") + b"a." +
+         struct.pack("<Q", 4) + bytes(16))
 
 
 # ---- GGUF: tests/unit/test_gguf.c knows what is said

@@ -340,8 +340,9 @@ static int keep_history(CvCuda *cuda, const CvConv3d *args)
 static int fits(const CvConv3d *a)
 {
     const int64_t most = INT32_MAX / 4;
-    const CvTensor *parts[] = { a->x, a->weight, a->out };
-    int64_t pixels = a->out->dim[0] * a->out->dim[1] * a->out->dim[2];
+    const CvTensor *out = a->out ? a->out : a->norm;
+    const CvTensor *parts[] = { a->x, a->weight, out };
+    int64_t pixels = out->dim[0] * out->dim[1] * out->dim[2];
 
     for (const CvTensor *part : parts)
         for (int i = 0; i < part->n_dims; i++)
@@ -354,9 +355,10 @@ static int fits(const CvConv3d *a)
 int cv_cuda_conv3d(CvBackend *b, const CvConv3d *args)
 {
     CvCuda *cuda = cv_cuda(b);
-    const CvTensor *x = args->x, *weight = args->weight, *out = args->out;
+    const CvTensor *x = args->x, *weight = args->weight;
+    const CvTensor *out = args->out ? args->out : args->norm;
     CvConvJob a = {};
-    int err, vectors;
+    int err, vectors, hopper;
 
     if (!fits(args))
         return cv_fail(b->log, ENOSYS, "conv3d: more than 2^29 pixels or "
@@ -390,13 +392,25 @@ int cv_cuda_conv3d(CvBackend *b, const CvConv3d *args)
     a.pairs = a.o % 2 == 0 && is_aligned(a.out, 4) && is_aligned(a.add, 4);
     vectors = a.c % 8 == 0 && is_aligned(a.x, 16) &&
               is_aligned(a.history, 16) && is_aligned(a.weight, 16);
+    hopper = b->activation == CV_BF16 && vectors &&
+             cv_cuda_conv_hopper_takes(cuda, &a);
+    if (args->norm && hopper) {
+        a.norm = args->norm->data;
+        a.gamma = (const float *)args->gamma->data;
+        a.out = args->out ? args->out->data : NULL;
+        if (!cv_cuda_conv_hopper_norms(cuda, &a)) {
+            a.out = out->data;
+            a.norm = NULL;
+        }
+    }
 
     if (b->activation == CV_F32)
         err = cv_cuda_conv_float(cuda, &a);
-    else if (vectors && cv_cuda_conv_hopper_takes(cuda, &a))
-        err = cv_cuda_conv_hopper(cuda, &a);
     else
-        err = conv_bf16(cuda, &a, vectors);
+        err = hopper ? cv_cuda_conv_hopper(cuda, &a)
+                     : conv_bf16(cuda, &a, vectors);
+    if (!err && args->norm && !a.norm)
+        err = cv_cuda_norm_silu(b, args->norm, out, args->gamma, 1);
     if (err || !a.p)
         return err;
     return keep_history(cuda, args);

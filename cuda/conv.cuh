@@ -21,8 +21,9 @@ typedef struct CvConvJob {
     int pairs;             /* out and add may be accessed two at a time */
     int relu;
     const void *x, *history, *weight, *add;
-    const float *bias;
-    void *out;
+    const float *bias, *gamma;
+    void *out, *norm;      /* norm: conv_hopper.cu alone makes it; else NULL.
+                              out: NULL where only norm is wanted */
 } CvConvJob;
 
 /* The position in a row of the weight, where it is in the kernel. */
@@ -140,8 +141,10 @@ static __device__ __forceinline__ void cv_conv_finish(const CvConvJob *a,
 /* conv_float.cu */
 int cv_cuda_conv_float(CvCuda *cuda, const CvConvJob *a);
 
-/* conv_hopper.cu: whether its kernels take this shape, and the launch. */
+/* conv_hopper.cu: whether its kernels take this shape, and make its norm as
+ * well, and the launch. */
 int cv_cuda_conv_hopper_takes(const CvCuda *cuda, const CvConvJob *a);
+int cv_cuda_conv_hopper_norms(const CvCuda *cuda, const CvConvJob *a);
 int cv_cuda_conv_hopper(CvCuda *cuda, const CvConvJob *a);
 
 #endif /* CV_CUDA_CONV_CUH */

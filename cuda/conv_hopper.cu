@@ -37,37 +37,17 @@
  *     columns costs wgmma nearly what one of 96 does.
  *   The whole decoder: 275 TFLOP, of which up = 2 saves 14; 81 frames 0.58 s
  *     with norms and attention (predicted: 0.5).
- * Not done: the epilogue writes 4 bytes a lane and does not overlap with the
- * tile's own products (5 to 10 % at 96 channels).
+ * These times are of a version that wrote 4 bytes a lane and waited for each
+ * pair that it added. A tile cost it 15 to 25,000 clocks beside its products, by
+ * the difference of 96 and 192 channels; conv_hopper.cuh should take 2 to 4,000
+ * (predicted: 1.2 ms at 1/1, 1.05 at 1/2, adding and norm included).
  *
  * kShare relies on the 128-byte swizzle going by address bits 7 to 9 also where
  * a matrix begins between two multiples of 1024 bytes and its groups of 8 rows
  * are 1280 bytes apart. PTX's description of the descriptor's base offset says
  * so, and it is what an H200 does; with kShare 0 nothing depends on it.
  */
-#include "conv.cuh"
-#include "hopper.cuh"
-
-enum {
-    kShare = 1,       /* one window for all taps of a frame, or one each */
-    kSquares = 4, kSide = 8, kChannels = 64, kRow = 2 * kChannels,
-    kWarps = 8,       /* that multiply */
-    kThreads = (kWarps + 1) * CV_WARP,
-    kMaxStages = 8,
-    kBarrierBytes = 1024,
-};
-
-typedef struct Plan {
-    CvTensorMap x, history, weight;
-    int phases;                /* 4: up = 2 */
-    int down, across, squares; /* of a frame; of a phase */
-    int groups, n_tiles, tiles; /* of squares; across channels; in all */
-    int kh, kw;                /* taps of a phase */
-    int outer_h, outer_w, inner_h, inner_w; /* windows, and taps in each */
-    int chunks;                /* of kChannels */
-    int row_bytes, box_bytes, window_bytes; /* window: box, aligned */
-    int a_stages, b_stages;
-} Plan;
+#include "conv_hopper.cuh"
 
 /* A place in a ring of stages. */
 typedef struct Ring {
@@ -83,38 +63,6 @@ static __device__ __forceinline__ void advance(Ring *ring, int stages)
         ring->stage = 0;
         ring->parity ^= 1;
     }
-}
-
-/* Where a tile is. */
-typedef struct Tile {
-    int n0, phase, square; /* the first of its four */
-} Tile;
-
-static __device__ __forceinline__ Tile find_tile(const Plan *plan, int i,
-                                                 int width)
-{
-    int group = i / plan->n_tiles;
-    Tile tile;
-
-    tile.n0 = i % plan->n_tiles * width;
-    tile.phase = group / plan->groups;
-    tile.square = group % plan->groups * kSquares;
-    return tile;
-}
-
-/* A square's output frame, row and column (of its phase). Past the last one:
- * a frame far outside, of zeros. */
-static __device__ __forceinline__ CvConvPixel find_square(const Plan *plan,
-                                                          int square)
-{
-    CvConvPixel at = { 1 << 28, 0, 0 };
-
-    if (square < plan->squares) {
-        at.x = square % plan->across * kSide;
-        at.y = square / plan->across % plan->down * kSide;
-        at.f = square / plan->across / plan->down;
-    }
-    return at;
 }
 
 /* full: what TMA brought; empty: what all warps have read. */
@@ -259,101 +207,6 @@ multiply_tile(const Plan *plan, const CvConvJob *job, Multiplier *s,
     }
 }
 
-/* kPairs pairs of columns, 8 apart, of two pixels, where job->pairs. Everything
- * is read before anything is computed: a read of `add` takes as long as some
- * hundred instructions. */
-template <int kPairs, bool kRelu>
-static __device__ __forceinline__ void write_pairs(const CvConvJob *job, int n,
-                                                   const int (&m)[2],
-                                                   const float *sum)
-{
-    const cv_bf16 *add = (const cv_bf16 *)job->add;
-    __nv_bfloat162 more[kPairs][2];
-    float bias[kPairs][2];
-
-#pragma unroll
-    for (int j = 0; j < kPairs; j++) {
-        const bool inside = n + j * 8 < job->o;
-
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            int64_t at = (int64_t)m[i] * job->o + n + j * 8;
-
-            more[j][i] = add && inside && m[i] < job->m
-                             ? *(const __nv_bfloat162 *)(add + at)
-                             : __floats2bfloat162_rn(0, 0);
-            bias[j][i] = job->bias && inside ? job->bias[n + j * 8 + i] : 0;
-        }
-    }
-#pragma unroll
-    for (int j = 0; j < kPairs; j++)
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            int64_t at = (int64_t)m[i] * job->o + n + j * 8;
-            float u = sum[4 * j + 2 * i] + bias[j][0];
-            float v = sum[4 * j + 2 * i + 1] + bias[j][1];
-
-            u += __bfloat162float(more[j][i].x);
-            v += __bfloat162float(more[j][i].y);
-            if constexpr (kRelu) {
-                u = cv_conv_relu(u);
-                v = cv_conv_relu(v);
-            }
-            if (n + j * 8 < job->o && m[i] < job->m)
-                *(__nv_bfloat162 *)((cv_bf16 *)job->out + at) =
-                    __floats2bfloat162_rn(u, v);
-        }
-}
-
-template <int kN, bool kRelu>
-static __device__ __forceinline__ void write_pixels(const CvConvJob *job, int n,
-                                                    const int (&m)[2],
-                                                    const float *sum)
-{
-    /* As many as there are registers for beside the sums. */
-    constexpr int kPairs = kN == 128 ? 2 : kN / 16;
-
-    if (job->pairs) {
-#pragma unroll
-        for (int j = 0; j < kN / 8; j += kPairs)
-            write_pairs<kPairs, kRelu>(job, n + j * 8, m, sum + 4 * j);
-        return;
-    }
-#pragma unroll
-    for (int j = 0; j < kN / 8; j++) {
-        cv_conv_finish<kRelu>(job, m[0], n + j * 8, sum[4 * j],
-                              sum[4 * j + 1]);
-        cv_conv_finish<kRelu>(job, m[1], n + j * 8, sum[4 * j + 2],
-                              sum[4 * j + 3]);
-    }
-}
-
-template <int kN>
-static __device__ __forceinline__ void write_square(const Plan *plan,
-                                                    const CvConvJob *job,
-                                                    Tile tile, CvConvPixel at,
-                                                    const float *sum)
-{
-    int lane = (int)threadIdx.x % CV_WARP;
-    int warp = (int)threadIdx.x / CV_WARP % 4;
-    int up = plan->phases > 1 ? 2 : 1;
-    int m[2]; /* the lane's two pixels, one above the other */
-
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        int y = at.y + warp * 2 + i, x = at.x + lane / 4;
-
-        y = y * up + tile.phase / 2;
-        x = x * up + tile.phase % 2;
-        m[i] = at.f < job->to && y < job->ho && x < job->wo
-                   ? (at.f * job->ho + y) * job->wo + x : job->m;
-    }
-    if (job->relu)
-        write_pixels<kN, true>(job, tile.n0 + lane % 4 * 2, m, sum);
-    else
-        write_pixels<kN, false>(job, tile.n0 + lane % 4 * 2, m, sum);
-}
-
 #endif /* CV_HOPPER_CODE */
 
 /* kLast: of the last 64 channels, how many times 16 are multiplied. */
@@ -366,7 +219,9 @@ static __global__ void __launch_bounds__(kThreads, 1)
     unsigned char *windows = shared;
     unsigned char *weights = windows + plan.a_stages * kSquares *
                                            plan.window_bytes;
-    Barriers *bars = (Barriers *)(weights + plan.b_stages * kN * kRow);
+    unsigned char *stages = weights + plan.b_stages * kN * kRow;
+    Barriers *bars = (Barriers *)(stages + kWarps * Stage<kN>::kSquares *
+                                               Stage<kN>::kBytes);
     int warp = (int)threadIdx.x / CV_WARP;
     Ring a = { 0, 0 }, b = { 0, 0 };
 
@@ -380,8 +235,9 @@ static __global__ void __launch_bounds__(kThreads, 1)
         cv_mbarrier_init_done();
     }
     __syncthreads();
-    if (warp == kWarps) {
-        if (threadIdx.x % CV_WARP)
+    if (warp >= kWarps) {
+        cv_registers_give<40>();
+        if (threadIdx.x % CV_WARP || warp > kWarps)
             return;
         cv_tma_prefetch(&plan.x);
         cv_tma_prefetch(&plan.history);
@@ -390,20 +246,26 @@ static __global__ void __launch_bounds__(kThreads, 1)
             copy_tile<kN>(&plan, &job, find_tile(&plan, i, kN), bars, windows,
                           weights, &a, &b);
     } else {
+        cv_registers_take<232>();
         int q = warp / 4 * 2; /* the warpgroup's squares */
+        unsigned char *stage = stages + warp * Stage<kN>::kSquares *
+                                            Stage<kN>::kBytes;
         Multiplier state = { bars, windows + q * plan.window_bytes, weights,
                              a, b, -1, threadIdx.x % CV_WARP == 0 };
 
         for (int i = (int)blockIdx.x; i < plan.tiles; i += (int)gridDim.x) {
             Tile tile = find_tile(&plan, i, kN);
+            CvConvPixel at[2] = { find_square(&plan, tile.square + q),
+                                  find_square(&plan, tile.square + q + 1) };
             float sum[2][kN / 2];
 
-            multiply_tile<kN, kLast>(&plan, &job, &state, sum);
+            if (plan.staged && job.add)
 #pragma unroll
-            for (int k = 0; k < 2; k++)
-                write_square<kN>(&plan, &job, tile,
-                                 find_square(&plan, tile.square + q + k),
-                                 sum[k]);
+                for (int k = 0; k < Stage<kN>::kSquares; k++)
+                    fetch_square<kN>(&plan, &job, tile, at[k],
+                                     stage + k * Stage<kN>::kBytes);
+            multiply_tile<kN, kLast>(&plan, &job, &state, sum);
+            finish_tile<kN>(&plan, &job, tile, at, stage, sum);
         }
     }
 #else
@@ -464,15 +326,19 @@ int cv_cuda_conv_hopper_takes(const CvCuda *cuda, const CvConvJob *a)
     return a->kh <= 3 && a->kw <= 3;
 }
 
+enum { kWidest = 128 };
+
 /* Channels of a tile: rounds of tiles, each as long as its channels and some
- * more for its windows. */
-static int choose_width(const CvCuda *cuda, int o, int64_t groups)
+ * more for its windows. What is normed has all its channels in one tile. */
+static int choose_width(const CvCuda *cuda, const CvConvJob *a, int64_t groups)
 {
-    static const int widths[] = { 128, 96, 16 };
+    static const int widths[] = { kWidest, 96, 16 };
     int64_t least = INT64_MAX;
-    int best = 0;
+    int best = 0, o = a->o;
 
     for (int width : widths) {
+        if (a->norm && width < o)
+            continue;
         int64_t tiles = groups * ((o + width - 1) / width);
         int64_t rounds = (tiles + cuda->processors - 1) / cuda->processors;
 
@@ -503,6 +369,23 @@ static void plan_windows(Plan *plan, const CvConvJob *a)
     plan->across = (wo + kSide - 1) / kSide;
     plan->squares = a->to * plan->down * plan->across;
     plan->groups = (plan->squares + kSquares - 1) / kSquares;
+}
+
+static int is_aligned16(const void *p)
+{
+    return (uintptr_t)p % 16 == 0;
+}
+
+static int is_staged(const CvConvJob *a)
+{
+    return a->o % 8 == 0 && is_aligned16(a->out) && is_aligned16(a->norm) &&
+           is_aligned16(a->add) && is_aligned16(a->bias) &&
+           is_aligned16(a->gamma);
+}
+
+int cv_cuda_conv_hopper_norms(const CvCuda *, const CvConvJob *a)
+{
+    return is_staged(a) && a->o <= kWidest;
 }
 
 /* Frames of the input. */
@@ -543,7 +426,9 @@ template <int kN, int kLast>
 static int launch(CvCuda *cuda, Plan *plan, const CvConvJob *a)
 {
     auto kernel = conv_hopper_kernel<kN, kLast>;
-    int left = cuda->shared_bytes - kBarrierBytes, bytes, blocks;
+    int kept = kWarps * Stage<kN>::kSquares * Stage<kN>::kBytes +
+               kBarrierBytes;
+    int left = cuda->shared_bytes - kept, bytes, blocks;
     int window = kSquares * plan->window_bytes;
 
     /* With one tap a window, both rings turn equally fast. */
@@ -551,7 +436,7 @@ static int launch(CvCuda *cuda, Plan *plan, const CvConvJob *a)
     plan->b_stages = (left - plan->a_stages * window) / (kN * kRow);
     plan->b_stages = plan->b_stages < kMaxStages ? plan->b_stages : kMaxStages;
     bytes = plan->a_stages * window + plan->b_stages * kN * kRow +
-            kBarrierBytes;
+            kept;
     blocks = plan->tiles < cuda->processors ? plan->tiles : cuda->processors;
     return CV_LAUNCH(cuda, cuda->stream, kernel, (unsigned)blocks, kThreads,
                      (size_t)bytes, *plan, *a);
@@ -573,7 +458,8 @@ int cv_cuda_conv_hopper(CvCuda *cuda, const CvConvJob *a)
     int width, err;
 
     plan_windows(&plan, a);
-    width = choose_width(cuda, a->o, (int64_t)plan.groups * plan.phases);
+    plan.staged = is_staged(a);
+    width = choose_width(cuda, a, (int64_t)plan.groups * plan.phases);
     plan.n_tiles = (a->o + width - 1) / width;
     plan.tiles = plan.phases * plan.groups * plan.n_tiles;
     err = make_maps(cuda, &plan, a, width);

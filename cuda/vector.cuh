@@ -151,6 +151,18 @@ template <bool fast> static __device__ __forceinline__ float cv_silu_of(float x)
     return cv_gated<fast>(x, x);
 }
 
+/* SiLU of two numbers by two exponentials and one reciprocal, of the product of
+ * both denominators. Below -40 it is 0 in any case. */
+static __device__ __forceinline__ void cv_silu_pair(float *x, float *y)
+{
+    float u = 1.0f + __expf(fminf(-*x, 40.0f));
+    float v = 1.0f + __expf(fminf(-*y, 40.0f));
+    float r = __fdividef(1.0f, u * v);
+
+    *x *= v * r;
+    *y *= u * r;
+}
+
 /* The tanh form: 0.5 (1 + tanh(u / 2)) = 1 / (1 + exp(-u)). */
 template <bool fast> static __device__ __forceinline__ float cv_gelu_of(float x)
 {

@@ -334,7 +334,7 @@ int cv_combine(CvBackend *b, const CvTensor *out, const CvTerm *terms,
 
 int cv_conv3d(CvBackend *b, const CvConv3d *a)
 {
-    const CvTensor *x = a->x, *w = a->weight, *out = a->out;
+    const CvTensor *x = a->x, *w = a->weight, *out = a->out ? a->out : a->norm;
     int64_t p = a->history ? a->history->dim[0] : 0;
 
     CHECK(is(x, b->activation, 4) && is(w, b->weight, 5));
@@ -355,6 +355,10 @@ int cv_conv3d(CvBackend *b, const CvConv3d *a)
     CHECK(out->dim[2] == (a->up * x->dim[2] + a->pad_left + a->pad_right -
                           w->dim[3]) / a->stride_s + 1);
     CHECK(!a->add || (a->add->data && cv_same_shape(a->add, out)));
+    CHECK(!a->norm || (a->norm->data && cv_same_shape(a->norm, out) &&
+                       is_vector(a->gamma, out->dim[3])));
+    CHECK(!a->norm || (a->norm->data != x->data &&
+                       (!a->out || a->norm->data != a->out->data)));
     RUN(conv3d)(b, a);
 }
 

@@ -107,16 +107,20 @@ typedef struct CvQkNormRope {
  * up: 1: as it is; 2: each frame is first doubled by repeating pixels.
  * add: A, shape of out, added to the result, or NULL (in place with out
  * allowed). relu: what is negative then becomes 0, what is no number stays so.
- * out: A [t', h', w', o]:
+ * out: A [t', h', w', o], or NULL where only `norm` is wanted:
  *   t' = (p + t - kt) / stride_t + 1
  *   h' = (up * h + pad_top + pad_bottom - kh) / stride_s + 1, w' likewise.
  * out[f, y, x, o] = bias[o] + sum over i, j, l, c of
  *   weight[o, i, j, l, c] * in[f * stride_t + i, y * stride_s + j - pad_top,
  *                              x * stride_s + l - pad_left, c]
+ * norm: A, shape of out, or NULL: norm_silu of the result, with SiLU and the
+ * factors gamma, float32 [o]; of the result before or after it is rounded to A.
+ * In place with add allowed, not with out.
  * Source: Wan2.1 wan/modules/vae.py (CausalConv3d, Resample).
  */
 typedef struct CvConv3d {
     const CvTensor *out, *x, *history, *weight, *bias, *add;
+    const CvTensor *norm, *gamma;
     int stride_t, stride_s, up;
     int pad_top, pad_left, pad_bottom, pad_right;
     int relu;

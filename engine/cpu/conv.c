@@ -272,17 +272,18 @@ static void keep_history(const Conv *a, float *history)
 
 int cv_cpu_conv3d(CvBackend *b, const CvConv3d *a)
 {
+    const CvTensor *out = a->out ? a->out : a->norm;
     Conv c = {
         .cpu = cv_cpu(b), .p = a->history ? a->history->dim[0] : 0,
         .t = a->x->dim[0], .h = a->x->dim[1], .w = a->x->dim[2],
         .c = a->x->dim[3], .o = a->weight->dim[0], .kt = a->weight->dim[1],
         .kh = a->weight->dim[2], .kw = a->weight->dim[3],
-        .to = a->out->dim[0], .ho = a->out->dim[1], .wo = a->out->dim[2],
+        .to = out->dim[0], .ho = out->dim[1], .wo = out->dim[2],
         .stride_t = a->stride_t, .stride_s = a->stride_s, .up = a->up,
         .pad_top = a->pad_top, .pad_left = a->pad_left, .x = a->x->data,
         .history = a->history ? a->history->data : NULL,
         .weight = a->weight->data, .bias = a->bias ? a->bias->data : NULL,
-        .add = a->add ? a->add->data : NULL, .out = a->out->data,
+        .add = a->add ? a->add->data : NULL, .out = out->data,
         .relu = a->relu,
     };
 
@@ -297,5 +298,5 @@ int cv_cpu_conv3d(CvBackend *b, const CvConv3d *a)
                conv_job, &c);
     if (c.p)
         keep_history(&c, a->history->data);
-    return 0;
+    return a->norm ? cv_cpu_norm_silu(b, a->norm, out, a->gamma, 1) : 0;
 }

@@ -19,10 +19,12 @@ int cv_vae_take(CvRun *run, CvTensor *x, int64_t t, int64_t h, int64_t w,
 }
 
 int cv_vae_conv(CvRun *run, CvVaeState *state, const CvVaeConv *conv,
-                const CvTensor *out, const CvTensor *x, const CvTensor *add)
+                const CvTensor *out, const CvTensor *x, const CvTensor *add,
+                const CvTensor *norm, const CvTensor *gamma)
 {
     CvConv3d a = {
-        .out = out, .x = x, .weight = &conv->weight,
+        .out = out, .x = x, .weight = &conv->weight, .norm = norm,
+        .gamma = gamma,
         .bias = conv->bias.data ? &conv->bias : NULL,
         .history = conv->slot < 0 ? NULL : &state->history[conv->slot],
         .add = add, .relu = conv->relu, .stride_t = 1, .stride_s = 1, .up = 1,
@@ -50,45 +52,87 @@ int cv_vae_mix(CvRun *run, const CvVaeConv *conv, const CvTensor *out,
     return cv_linear(run->backend, &a);
 }
 
-/* norm, SiLU, conv, norm, SiLU, conv, + (shortcut or x) */
-static int residual(CvRun *run, CvVaeState *state, const CvVaeStep *step,
-                    CvTensor *x)
+/* What a step gives, normed for what it goes to: the convolution that makes the
+ * one makes the other with it. */
+typedef struct Normed {
+    const CvTensor *gamma; /* of that norm, or NULL: none is wanted */
+    int only;              /* nothing else is wanted */
+    CvTensor x;            /* no data: not made */
+    size_t mark;           /* of the arena before x was taken */
+} Normed;
+
+static int take_normed(CvRun *run, Normed *n, const CvTensor *x)
 {
-    CvBackend *b = run->backend;
-    CvTensor out = *x, a = *x, c;
-    size_t mark = cv_arena_mark(run->arena);
+    n->mark = cv_arena_mark(run->arena);
+    return cv_vae_take(run, &n->x, x->dim[0], x->dim[1], x->dim[2],
+                       x->dim[3]);
+}
+
+/* The first half of a residual block: what its second convolution is added to
+ * in *out, and the normed input of the first in *a. */
+static int begin_residual(CvRun *run, const CvVaeStep *step, const CvTensor *x,
+                          CvTensor *out, Normed *a)
+{
     int err;
 
-    if (step->in != step->out) {
-        /* The shortcut is the last to need x as it is: the norm that follows
-         * may overwrite it. */
-        err = cv_vae_take(run, &out, x->dim[0], x->dim[1], x->dim[2],
-                          step->out);
-        if (err < 0)
-            return err;
-        mark = cv_arena_mark(run->arena);
-        err = cv_vae_mix(run, &step->shortcut, &out, x, NULL);
-    } else {
-        err = cv_vae_take(run, &a, x->dim[0], x->dim[1], x->dim[2], step->in);
+    *out = *x;
+    if (step->in == step->out) {
+        if (a->x.data)
+            return 0;
+        err = take_normed(run, a, x);
+        return err < 0 ? err : cv_norm_silu(run->backend, &a->x, x,
+                                            &step->gamma[0], 1);
     }
+    err = cv_vae_take(run, out, x->dim[0], x->dim[1], x->dim[2], step->out);
     if (err < 0)
         return err;
-    err = cv_norm_silu(b, &a, x, &step->gamma[0], 1);
+    err = cv_vae_mix(run, &step->shortcut, out, x, NULL);
+    if (err < 0 || a->x.data)
+        return err;
+    /* The shortcut was the last to need x as it is. */
+    a->x = *x;
+    return cv_norm_silu(run->backend, &a->x, x, &step->gamma[0], 1);
+}
+
+/*
+ * norm, SiLU, conv, norm, SiLU, conv, + (shortcut or x). Each norm is made by
+ * the convolution before it: the first one's by the step before, which may have
+ * left it in *a, and the next step's by this one.
+ */
+static int residual(CvRun *run, CvVaeState *state, const CvVaeStep *step,
+                    CvTensor *x, Normed *a)
+{
+    const CvTensor *gamma = a->gamma;
+    CvTensor out, c;
+    Normed next = *a;
+    size_t mark;
+    int err;
+
+    err = begin_residual(run, step, x, &out, a);
     if (err < 0)
         return err;
+    if (step->in == step->out)
+        next = *a; /* which the first convolution is the last to read */
+    else if (gamma && (err = take_normed(run, &next, &out)) < 0)
+        return err;
+    mark = cv_arena_mark(run->arena);
     err = cv_vae_take(run, &c, x->dim[0], x->dim[1], x->dim[2], step->out);
     if (err < 0)
         return err;
-    err = cv_vae_conv(run, state, &step->conv[0], &c, &a, NULL);
+    err = cv_vae_conv(run, state, &step->conv[0], NULL, &a->x, NULL, &c,
+                      &step->gamma[1]);
     if (err < 0)
         return err;
-    err = cv_norm_silu(b, &c, &c, &step->gamma[1], 1);
-    if (err < 0)
-        return err;
-    err = cv_vae_conv(run, state, &step->conv[1], &out, &c, &out);
+    err = cv_vae_conv(run, state, &step->conv[1], a->only ? NULL : &out, &c,
+                      &out, gamma ? &next.x : NULL, gamma);
     if (err < 0)
         return err;
     cv_arena_release(run->arena, mark);
+    if (!gamma && step->in == step->out)
+        cv_arena_release(run->arena, next.mark);
+    *a = next;
+    if (!gamma)
+        a->x.data = NULL;
     *x = out;
     return 0;
 }
@@ -147,10 +191,11 @@ static int attend(CvRun *run, const CvVaeStep *step, const CvTensor *x)
 /*
  * Twice the pixels across and down, and twice the frames where has_time,
  * except in the first latent of a stream. That one does not enter time_conv's
- * history either: what the second latent finds there are zeros (6.3).
+ * history either: what the second latent finds there are zeros (6.3). What it
+ * gives may go to a residual block.
  */
 static int upsample(CvRun *run, CvVaeState *state, const CvVaeStep *step,
-                    CvTensor *x)
+                    CvTensor *x, Normed *a)
 {
     int64_t t = x->dim[0], h = x->dim[1], w = x->dim[2], c = x->dim[3];
     int twice = step->has_time && state->done > 0;
@@ -159,19 +204,20 @@ static int upsample(CvRun *run, CvVaeState *state, const CvVaeStep *step,
     int err;
 
     err = cv_vae_take(run, &out, twice ? 2 * t : t, 2 * h, 2 * w, step->out);
-    if (err < 0)
+    if (err < 0 || (a->gamma && (err = take_normed(run, a, &out)) < 0))
         return err;
     mark = cv_arena_mark(run->arena);
     if (twice) {
-        CvConv3d a = { .out = &time, .x = x, .weight = &step->conv[1].weight,
-                       .bias = &step->conv[1].bias,
-                       .history = &state->history[step->conv[1].slot],
-                       .stride_t = 1, .stride_s = 1, .up = 1 };
+        CvConv3d later = { .out = &time, .x = x,
+                           .weight = &step->conv[1].weight,
+                           .bias = &step->conv[1].bias,
+                           .history = &state->history[step->conv[1].slot],
+                           .stride_t = 1, .stride_s = 1, .up = 1 };
 
         err = cv_vae_take(run, &time, t, h, w, 2 * c);
         if (err < 0)
             return err;
-        err = cv_conv3d(run->backend, &a);
+        err = cv_conv3d(run->backend, &later);
         if (err < 0)
             return err;
         err = cv_vae_take(run, &frames, 2 * t, h, w, c);
@@ -184,6 +230,7 @@ static int upsample(CvRun *run, CvVaeState *state, const CvVaeStep *step,
     CvConv3d space = { .out = &out, .x = &frames,
                        .weight = &step->conv[0].weight,
                        .bias = &step->conv[0].bias,
+                       .norm = a->gamma ? &a->x : NULL, .gamma = a->gamma,
                        .stride_t = 1, .stride_s = 1, .up = 2,
                        .pad_top = 1, .pad_left = 1, .pad_bottom = 1,
                        .pad_right = 1 };
@@ -244,29 +291,51 @@ static int downsample(CvRun *run, CvVaeState *state, const CvVaeStep *step,
     return 0;
 }
 
-int cv_vae_steps(CvRun *run, CvVaeState *state, CvTensor *x, int begin,
-                 int end)
+/* Say what step i shall norm: what goes to a residual block, or for the caller
+ * what the last step gives. */
+static void ask_normed(Normed *a, const CvVaeNet *net, int i, int end,
+                       const CvTensor *last)
+{
+    a->only = i + 1 == end && last;
+    a->gamma = i + 1 == end ? last : NULL;
+    if (i + 1 < end && net->steps[i + 1].kind == CV_VAE_RESIDUAL)
+        a->gamma = &net->steps[i + 1].gamma[0];
+}
+
+static int run_step(CvRun *run, CvVaeState *state, int i, CvTensor *x,
+                    Normed *a)
 {
     const CvVaeNet *net = state->net;
+    const CvVaeStep *step = &net->steps[i];
+
+    if (step->kind == CV_VAE_RESIDUAL)
+        return residual(run, state, step, x, a);
+    if (step->kind == CV_VAE_RESAMPLE && net->up)
+        return upsample(run, state, step, x, a);
+    if (step->kind == CV_VAE_ATTENTION)
+        return attend(run, step, x);
+    return net->tiny ? cv_tiny_step(run, state, step, x)
+                     : downsample(run, state, step, x);
+}
+
+int cv_vae_steps(CvRun *run, CvVaeState *state, CvTensor *x, int begin,
+                 int end, const CvTensor *gamma)
+{
+    Normed a = { .x.data = NULL };
 
     for (int i = begin; i < end; i++) {
-        const CvVaeStep *step = &net->steps[i];
         int err = cv_aborted(run->log);
 
         if (err < 0)
             return err;
-        if (step->kind == CV_VAE_RESIDUAL)
-            err = residual(run, state, step, x);
-        else if (step->kind == CV_VAE_ATTENTION)
-            err = attend(run, step, x);
-        else if (net->tiny)
-            err = cv_tiny_step(run, state, step, x);
-        else if (net->up)
-            err = upsample(run, state, step, x);
-        else
-            err = downsample(run, state, step, x);
+        ask_normed(&a, state->net, i, end, gamma);
+        err = run_step(run, state, i, x, &a);
         if (err < 0)
             return err;
     }
+    if (gamma && !a.x.data)
+        return cv_norm_silu(run->backend, x, x, gamma, 1);
+    if (gamma)
+        *x = a.x;
     return 0;
 }

@@ -19,16 +19,15 @@ static int finish_piece(CvRun *run, CvVaeState *state, const CvTensor *frames,
     size_t mark = cv_arena_mark(run->arena);
     int err;
 
-    err = cv_vae_steps(run, state, &piece, net->split, net->n_steps);
-    if (err < 0)
-        return err;
-    err = cv_norm_silu(run->backend, &piece, &piece, &net->gamma, 1);
+    err = cv_vae_steps(run, state, &piece, net->split, net->n_steps,
+                       &net->gamma);
     if (err < 0)
         return err;
     err = cv_vae_take(run, &rgb, p, piece.dim[1], piece.dim[2], 3);
     if (err < 0)
         return err;
-    err = cv_vae_conv(run, state, &net->last, &rgb, &piece, NULL);
+    err = cv_vae_conv(run, state, &net->last, &rgb, &piece, NULL, NULL,
+                      NULL);
     if (err < 0)
         return err;
     err = cv_convert(run->backend, &to, &rgb);
@@ -61,10 +60,11 @@ static int decode_latent(const CvVae *vae, CvRun *run, CvVaeState *state,
     err = cv_vae_take(run, &x, 1, state->h, state->w, net->steps[0].in);
     if (err < 0)
         return err;
-    err = cv_vae_conv(run, state, &net->first, &x, &mixed, NULL);
+    err = cv_vae_conv(run, state, &net->first, &x, &mixed, NULL, NULL,
+                      NULL);
     if (err < 0)
         return err;
-    err = cv_vae_steps(run, state, &x, 0, net->split);
+    err = cv_vae_steps(run, state, &x, 0, net->split, NULL);
     if (err < 0)
         return err;
 

@@ -30,10 +30,11 @@ static int begin_piece(CvRun *run, CvVaeState *state, const CvTensor *x,
     err = cv_vae_take(run, &piece, p, state->h, state->w, net->steps[0].in);
     if (err < 0)
         return err;
-    err = cv_vae_conv(run, state, &net->first, &piece, &rgb, NULL);
+    err = cv_vae_conv(run, state, &net->first, &piece, &rgb, NULL, NULL,
+                      NULL);
     if (err < 0)
         return err;
-    err = cv_vae_steps(run, state, &piece, 0, net->split);
+    err = cv_vae_steps(run, state, &piece, 0, net->split, NULL);
     if (err < 0)
         return err;
     err = cv_copy(run->backend, &to, &piece);
@@ -69,16 +70,13 @@ static int encode_latent(const CvVae *vae, CvRun *run, CvVaeState *state,
             return err;
         row += p;
     }
-    err = cv_vae_steps(run, state, &x, net->split, net->n_steps);
-    if (err < 0)
-        return err;
-    err = cv_norm_silu(run->backend, &x, &x, &net->gamma, 1);
+    err = cv_vae_steps(run, state, &x, net->split, net->n_steps, &net->gamma);
     if (err < 0)
         return err;
     err = cv_vae_take(run, &z, 1, x.dim[1], x.dim[2], 2 * vae->channels);
     if (err < 0)
         return err;
-    err = cv_vae_conv(run, state, &net->last, &z, &x, NULL);
+    err = cv_vae_conv(run, state, &net->last, &z, &x, NULL, NULL, NULL);
     if (err < 0)
         return err;
 

@@ -138,18 +138,20 @@ int cv_vae_take(CvRun *run, CvTensor *x, int64_t t, int64_t h, int64_t w,
                 int64_t c);
 
 /* out = a convolution of x (+ add) with a kernel of 3x3, padded in space; with
- * history in time where it keeps some. */
+ * history in time where it keeps some. norm, gamma: as in CvConv3d, or NULL. */
 int cv_vae_conv(CvRun *run, CvVaeState *state, const CvVaeConv *conv,
-                const CvTensor *out, const CvTensor *x, const CvTensor *add);
+                const CvTensor *out, const CvTensor *x, const CvTensor *add,
+                const CvTensor *norm, const CvTensor *gamma);
 
 /* out[.., o] = a 1x1x1 convolution of x[.., c] (+ add). */
 int cv_vae_mix(CvRun *run, const CvVaeConv *conv, const CvTensor *out,
                const CvTensor *x, const CvTensor *add);
 
 /* Run steps [begin, end) on *x, which becomes their output: either in place or
- * at the top of the arena. What *x held is lost. */
+ * at the top of the arena. What *x held is lost. gamma: of a norm with SiLU that
+ * follows them, or NULL. */
 int cv_vae_steps(CvRun *run, CvVaeState *state, CvTensor *x, int begin,
-                 int end);
+                 int end, const CvTensor *gamma);
 
 /* ---- tiny.c ---- */
 

@@ -167,6 +167,13 @@ int cv_tiny_load(CvVaeNet *net, CvLoader *loader, int64_t channels)
 
 /* ---- steps ---- */
 
+static int convolve(CvRun *run, CvVaeState *state, const CvVaeConv *conv,
+                    const CvTensor *out, const CvTensor *x,
+                    const CvTensor *add)
+{
+    return cv_vae_conv(run, state, conv, out, x, add, NULL, NULL);
+}
+
 /* relu(conv(relu(conv(relu(conv(past, x))))) + x) */
 static int remember(CvRun *run, CvVaeState *state, const CvVaeStep *step,
                     const CvTensor *x)
@@ -179,9 +186,9 @@ static int remember(CvRun *run, CvVaeState *state, const CvVaeStep *step,
                            step->in)) < 0 ||
         (err = cv_vae_take(run, &b, x->dim[0], x->dim[1], x->dim[2],
                            step->in)) < 0 ||
-        (err = cv_vae_conv(run, state, &step->conv[0], &a, x, NULL)) < 0 ||
-        (err = cv_vae_conv(run, state, &step->conv[1], &b, &a, NULL)) < 0 ||
-        (err = cv_vae_conv(run, state, &step->conv[2], x, &b, x)) < 0)
+        (err = convolve(run, state, &step->conv[0], &a, x, NULL)) < 0 ||
+        (err = convolve(run, state, &step->conv[1], &b, &a, NULL)) < 0 ||
+        (err = convolve(run, state, &step->conv[2], x, &b, x)) < 0)
         return err;
     cv_arena_release(run->arena, mark);
     return 0;
@@ -266,9 +273,9 @@ static int begin(const CvVae *vae, CvRun *run, CvVaeState *state, CvTensor *x,
                                    vae->decode_add)) < 0 ||
         (err = cv_vae_take(run, x, 1, state->h, state->w,
                            net->steps[0].in)) < 0 ||
-        (err = cv_vae_conv(run, state, &net->first, x, &z, NULL)) < 0)
+        (err = convolve(run, state, &net->first, x, &z, NULL)) < 0)
         return err;
-    return cv_vae_steps(run, state, x, 0, net->split);
+    return cv_vae_steps(run, state, x, 0, net->split, NULL);
 }
 
 /* Frames from the last step's first half into `to`, -1..1: its second half and
@@ -288,7 +295,7 @@ static int finish_piece(CvRun *run, CvVaeState *state, const CvTensor *to,
     if ((err = cv_vae_take(run, &x, p, h, w, step->out)) < 0 ||
         (err = grow_space(run, step, &x, frames)) < 0 ||
         (err = cv_vae_take(run, &rgb, p, h, w, 3)) < 0 ||
-        (err = cv_vae_conv(run, state, &net->last, &rgb, &x, NULL)) < 0)
+        (err = convolve(run, state, &net->last, &rgb, &x, NULL)) < 0)
         return err;
     /* Each pixel as a picture of its own: the order stays. */
     pixels = CV_RESHAPE(*to, n, 3, 1, 1);

@@ -123,9 +123,12 @@ static void bench_attention(Bench *s, int64_t n, int64_t m, int64_t heads,
     release(s);
 }
 
+enum { PLAIN, NORMED, ADDED }; /* alone; the norm; added, and normed as well */
+
 /* A causal convolution with its history, or a spatial one. */
-static void bench_conv(Bench *s, int64_t t, int64_t h, int64_t w, int64_t c,
-                       int64_t o, int64_t kt, int64_t k, int up)
+static void bench_conv_with(Bench *s, int64_t t, int64_t h, int64_t w,
+                            int64_t c, int64_t o, int64_t kt, int64_t k,
+                            int up, int with)
 {
     CvType type = s->b->activation;
     CvTensor *out = TENSOR(s, type, t, up * h, up * w, o);
@@ -136,15 +139,28 @@ static void bench_conv(Bench *s, int64_t t, int64_t h, int64_t w, int64_t c,
                    .stride_s = 1, .up = up, .pad_top = (int)k / 2,
                    .pad_left = (int)k / 2, .pad_bottom = (int)k / 2,
                    .pad_right = (int)k / 2 };
-    char text[64];
+    char text[96];
 
+    if (with) {
+        a.gamma = TENSOR(s, CV_F32, o);
+        a.norm = TENSOR(s, type, t, up * h, up * w, o);
+        a.add = with == ADDED ? out : NULL;
+        a.out = with == ADDED ? out : NULL;
+    }
     TIME(s, cv_conv3d(s->b, &a));
-    snprintf(text, sizeof(text), "[%d, %d, %d, %d] -> %d, %dx%dx%d%s", (int)t,
+    snprintf(text, sizeof(text), "[%d, %d, %d, %d] -> %d, %dx%dx%d%s%s", (int)t,
              (int)h, (int)w, (int)c, (int)o, (int)kt, (int)k, (int)k,
-             up > 1 ? ", doubled" : "");
+             up > 1 ? ", doubled" : "", with == ADDED ? ", add, norm" :
+             with ? ", norm" : "");
     print(s, "conv3d", 2.0 * (double)cv_elements(out) * (double)(kt * k * k) *
           (double)c, "GFLOP/s", text);
     release(s);
+}
+
+static void bench_conv(Bench *s, int64_t t, int64_t h, int64_t w, int64_t c,
+                       int64_t o, int64_t kt, int64_t k, int up)
+{
+    bench_conv_with(s, t, h, w, c, o, kt, k, up, PLAIN);
 }
 
 static void bench_norm_silu(Bench *s, int64_t t, int64_t h, int64_t w,
@@ -265,6 +281,13 @@ void bench_gpu(CvBackend *b, const char *only)
         bench_conv(&s, 4, 240, 416, 192, 192, 3, 3, 1);
         bench_conv(&s, 4, 480, 832, 96, 96, 3, 3, 1);
         bench_conv(&s, 4, 480, 832, 96, 3, 3, 3, 1);
+        bench_conv_with(&s, 2, 120, 208, 384, 384, 3, 3, 1, NORMED);
+        bench_conv_with(&s, 2, 120, 208, 384, 384, 3, 3, 1, ADDED);
+        bench_conv_with(&s, 4, 240, 416, 192, 192, 3, 3, 1, NORMED);
+        bench_conv_with(&s, 4, 240, 416, 192, 192, 3, 3, 1, ADDED);
+        bench_conv_with(&s, 4, 480, 832, 96, 96, 3, 3, 1, NORMED);
+        bench_conv_with(&s, 4, 480, 832, 96, 96, 3, 3, 1, ADDED);
+        bench_conv_with(&s, 4, 240, 416, 192, 96, 1, 3, 2, ADDED);
         bench_conv(&s, 1, 60, 104, 384, 768, 3, 1, 1);
         bench_conv(&s, 2, 60, 104, 384, 192, 1, 3, 2);
         bench_conv(&s, 4, 240, 416, 192, 96, 1, 3, 2);

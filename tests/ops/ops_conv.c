@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: BSD-2-Clause
  */
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "ops_test.h"
@@ -13,6 +14,7 @@ typedef struct Shape {
     int stride_t, stride_s, up;
     int top, left, bottom, right;
     int bias, add, in_place, relu;
+    int norm; /* 1: normed as well, 2: and nothing else */
 } Shape;
 
 static double input_at(const Shape *s, const float *x, const float *history,
@@ -46,6 +48,24 @@ static double output_at(const Shape *s, const float *x, const float *history,
     return sum;
 }
 
+/* norm_silu of rows of n. */
+static void norm_rows(double *out, const double *x, int64_t rows, int64_t n,
+                      const float *gamma)
+{
+    for (int64_t r = 0; r < rows; r++, x += n, out += n) {
+        double sum = 0;
+
+        for (int64_t i = 0; i < n; i++)
+            sum += x[i] * x[i];
+        for (int64_t i = 0; i < n; i++) {
+            double y = x[i] / fmax(sqrt(sum), 1e-12) * sqrt((double)n) *
+                       gamma[i];
+
+            out[i] = y / (1 + exp(-y));
+        }
+    }
+}
+
 static void conv_case(Env *e, const Shape *s)
 {
     int64_t to = (s->p + s->t - s->kt) / s->stride_t + 1;
@@ -61,13 +81,19 @@ static void conv_case(Env *e, const Shape *s)
                            s->kh, s->kw, s->c);
     Buffer *bias = INPUT(e, CV_F32, 1, s->o);
     Buffer *add = INPUT(e, type, 1, to, ho, wo, s->o);
-    Buffer *out = s->add && s->in_place ? writable(add)
-                                        : OUTPUT(e, type, to, ho, wo, s->o);
+    Buffer *gamma = s->norm ? INPUT(e, CV_F32, 2, s->o) : NULL;
+    Buffer *place = s->add && s->in_place ? writable(add)
+                                          : OUTPUT(e, type, to, ho, wo, s->o);
+    Buffer *out = s->norm == 2 ? NULL : place;
+    Buffer *norm = s->norm < 2 ? NULL : place;
     double *expected = make_doubles(e, to * ho * wo * s->o), *y = expected;
+    double *normed = make_doubles(e, to * ho * wo * s->o);
     double *kept = make_doubles(e, (s->p ? s->p : 1) * size);
     const float *a = add->host;
+    char shape[256];
     CvConv3d args = {
-        .out = &out->t, .x = &x->t, .history = s->p ? &history->t : NULL,
+        .out = out ? &out->t : NULL, .gamma = gamma ? &gamma->t : NULL,
+        .x = &x->t, .history = s->p ? &history->t : NULL,
         .weight = &weight->t, .bias = s->bias ? &bias->t : NULL,
         .add = s->add ? &add->t : NULL, .stride_t = s->stride_t,
         .stride_s = s->stride_s, .up = s->up, .pad_top = s->top,
@@ -75,6 +101,9 @@ static void conv_case(Env *e, const Shape *s)
         .relu = s->relu,
     };
 
+    if (s->norm == 1)
+        norm = OUTPUT(e, type, to, ho, wo, s->o);
+    args.norm = norm ? &norm->t : NULL;
     for (int64_t f = 0; f < to; f++)
         for (int64_t i = 0; i < ho; i++)
             for (int64_t j = 0; j < wo; j++)
@@ -92,13 +121,26 @@ static void conv_case(Env *e, const Shape *s)
                 ? history->host[(f + s->t) * size + i]
                 : x->host[(f + s->t - s->p) * size + i];
     called(e, cv_conv3d(e->b, &args), "conv3d");
-    compare(e, out, expected, "conv3d %lld+%lldx%lldx%lldx%lld -> %lld, kernel"
-            " %lldx%lldx%lld, stride %d %d, up %d, pads %d %d %d %d, bias %d, "
-            "add %d, relu %d", (long long)s->p, (long long)s->t, (long long)s->h,
-            (long long)s->w, (long long)s->c, (long long)s->o,
-            (long long)s->kt, (long long)s->kh, (long long)s->kw, s->stride_t,
-            s->stride_s, s->up, s->top, s->left, s->bottom, s->right, s->bias,
-            s->add, s->relu);
+    snprintf(shape, sizeof(shape), "conv3d %lld+%lldx%lldx%lldx%lld -> %lld, "
+             "kernel %lldx%lldx%lld, stride %d %d, up %d, pads %d %d %d %d, "
+             "bias %d, add %d, relu %d, norm %d", (long long)s->p,
+             (long long)s->t, (long long)s->h, (long long)s->w,
+             (long long)s->c, (long long)s->o, (long long)s->kt,
+             (long long)s->kh, (long long)s->kw, s->stride_t, s->stride_s,
+             s->up, s->top, s->left, s->bottom, s->right, s->bias, s->add,
+             s->relu, s->norm);
+    if (out)
+        compare(e, out, expected, "%s", shape);
+    if (norm) {
+        double tolerance = e->tolerance;
+
+        /* What is normed may have been rounded before. */
+        norm_rows(normed, expected, to * ho * wo, s->o, gamma->host);
+        if (type == CV_BF16)
+            e->tolerance = 2e-3;
+        compare(e, norm, normed, "the norm of %s", shape);
+        e->tolerance = tolerance;
+    }
     if (s->p)
         compare(e, history, kept, "history of %lld after %lld frames",
                 (long long)s->p, (long long)s->t);
@@ -127,6 +169,7 @@ void test_conv3d(Env *e)
             .bias = (int)random_int(e, 0, 1), .add = (int)random_int(e, 0, 1),
             .in_place = (int)random_int(e, 0, 1),
             .relu = (int)random_int(e, 0, 1),
+            .norm = (int)PICK(e, 0, 0, 1, 2),
         };
 
         if (s.p + s.t < s.kt || s.up * s.h + s.top + s.bottom < s.kh ||
@@ -141,39 +184,47 @@ void test_conv3d_vae(Env *e)
 {
     static const Shape shapes[] = {
         /* causal 3x3x3, also with one channel in and with the head's 3 out */
-        { 2, 2, 6, 33, 16, 16, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0 },
-        { 1, 2, 5, 20, 96, 96, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0 },
-        { 4, 2, 5, 37, 96, 3, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0 },
-        { 1, 2, 7, 19, 3, 96, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0 },
-        { 1, 2, 4, 6, 384, 384, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0 },
+        { 2, 2, 6, 33, 16, 16, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0 },
+        { 1, 2, 5, 20, 96, 96, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0 },
+        { 4, 2, 5, 37, 96, 3, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0 },
+        { 1, 2, 7, 19, 3, 96, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0 },
+        { 1, 2, 4, 6, 384, 384, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0 },
         /* doubled, then 3x3 */
-        { 2, 0, 6, 21, 32, 16, 1, 3, 3, 1, 1, 2, 1, 1, 1, 1, 1, 0, 0, 0 },
-        { 1, 0, 5, 9, 192, 96, 1, 3, 3, 1, 1, 2, 1, 1, 1, 1, 1, 0, 0, 0 },
+        { 2, 0, 6, 21, 32, 16, 1, 3, 3, 1, 1, 2, 1, 1, 1, 1, 1, 0, 0, 0, 0 },
+        { 1, 0, 5, 9, 192, 96, 1, 3, 3, 1, 1, 2, 1, 1, 1, 1, 1, 0, 0, 0, 0 },
         /* time only, and halved in time and in space */
-        { 3, 2, 4, 13, 48, 96, 3, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 0, 0, 0 },
-        { 4, 1, 4, 13, 48, 48, 3, 1, 1, 2, 1, 1, 0, 0, 0, 0, 1, 0, 0, 0 },
-        { 2, 0, 12, 34, 24, 24, 1, 3, 3, 1, 2, 1, 0, 0, 1, 1, 1, 0, 0, 0 },
+        { 3, 2, 4, 13, 48, 96, 3, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0 },
+        { 4, 1, 4, 13, 48, 48, 3, 1, 1, 2, 1, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0 },
+        { 2, 0, 12, 34, 24, 24, 1, 3, 3, 1, 2, 1, 0, 0, 1, 1, 1, 0, 0, 0, 0 },
         /* pointwise, with a residual; one of the latent */
-        { 3, 0, 5, 17, 32, 64, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 0, 0 },
-        { 1, 0, 4, 9, 16, 16, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 0, 0, 0 },
+        { 3, 0, 5, 17, 32, 64, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 0, 0, 0 },
+        { 1, 0, 4, 9, 16, 16, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0 },
         /* history longer than what comes */
-        { 1, 3, 3, 5, 8, 8, 4, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0 },
+        { 1, 3, 3, 5, 8, 8, 4, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0 },
         /* more than fits a tile of patches */
-        { 1, 2, 2, 40, 1100, 5, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0 },
+        { 1, 2, 2, 40, 1100, 5, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0 },
         /* channels that are no multiple of 64, more squares than a tile has;
          * time only */
-        { 2, 1, 11, 21, 104, 100, 2, 3, 2, 1, 1, 1, 0, 1, 2, 1, 1, 1, 1, 0 },
-        { 2, 2, 9, 17, 64, 128, 3, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 0, 0, 0 },
-        { 3, 1, 5, 9, 72, 12, 2, 2, 3, 2, 1, 1, 2, 0, 0, 2, 0, 0, 0, 0 },
+        { 2, 1, 11, 21, 104, 100, 2, 3, 2, 1, 1, 1, 0, 1, 2, 1, 1, 1, 1, 0, 0 },
+        { 2, 2, 9, 17, 64, 128, 3, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0 },
+        { 3, 1, 5, 9, 72, 12, 2, 2, 3, 2, 1, 1, 2, 0, 0, 2, 0, 0, 0, 0, 0 },
         /* the tiny decoder's: two frames, and with the block's input added */
-        { 2, 1, 5, 21, 64, 64, 2, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 1 },
-        { 2, 0, 5, 21, 64, 64, 1, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1 },
-        { 1, 0, 9, 17, 64, 64, 1, 3, 3, 1, 1, 2, 1, 1, 1, 1, 0, 0, 0, 1 },
-        { 1, 0, 4, 9, 16, 256, 1, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 1 },
-        { 2, 0, 9, 17, 64, 3, 1, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 1 },
+        { 2, 1, 5, 21, 64, 64, 2, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 0 },
+        { 2, 0, 5, 21, 64, 64, 1, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0 },
+        { 1, 0, 9, 17, 64, 64, 1, 3, 3, 1, 1, 2, 1, 1, 1, 1, 0, 0, 0, 1, 0 },
+        { 1, 0, 4, 9, 16, 256, 1, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 0 },
+        { 2, 0, 9, 17, 64, 3, 1, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 1, 0 },
         /* enough pixels for a GPU's largest tiles */
-        { 2, 0, 31, 35, 16, 96, 1, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0 },
-        { 2, 0, 31, 35, 16, 128, 1, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0 },
+        { 2, 0, 31, 35, 16, 96, 1, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0 },
+        { 2, 0, 31, 35, 16, 128, 1, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0 },
+        /* normed for what follows: as well, alone, doubled */
+        { 2, 2, 9, 21, 96, 96, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 1 },
+        { 1, 2, 9, 21, 96, 96, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 2 },
+        { 1, 0, 9, 19, 72, 88, 1, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 1, 1 },
+        { 1, 0, 9, 21, 96, 96, 1, 3, 3, 1, 1, 1, 1, 1, 1, 1, 0, 1, 1, 0, 2 },
+        { 2, 0, 5, 9, 192, 96, 1, 3, 3, 1, 1, 2, 1, 1, 1, 1, 1, 0, 0, 0, 1 },
+        { 1, 0, 9, 19, 64, 120, 1, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 2 },
+        { 1, 2, 5, 9, 192, 192, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 1 },
     };
 
     e->aligned = 1;

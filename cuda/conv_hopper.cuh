@@ -1,0 +1,307 @@
+/*
+ * Convolution with wgmma: where tiles are, and what becomes of their sums.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ *
+ * wgmma leaves a lane two neighbouring channels of a pixel in a place; written
+ * like that, a warp's 4 bytes a lane go to 8 places of 16 bytes. So each warp
+ * lays its 16 pixels into shared memory of its own (Stage), from where it
+ * writes 16 bytes a lane, whole pixels next to each other. What is added is
+ * fetched into the same place, by cp.async, when the tile begins.
+ *
+ * Where a tile has all channels of its pixels, norm and SiLU are done here
+ * as well: a pixel's sum of squares is in four lanes. SiLU takes 1.5
+ * operations of the special function unit (cv_silu_pair): 24,576 numbers of a
+ * tile of 96 channels are 2,300 clocks of it, beside 31,000 of wgmma; as a
+ * kernel of its own the norm would read and write them again, 6,400 clocks at
+ * the bandwidth of device memory (predicted).
+ */
+#ifndef CV_CUDA_CONV_HOPPER_CUH
+#define CV_CUDA_CONV_HOPPER_CUH
+
+#include "conv.cuh"
+#include "hopper.cuh"
+#include "vector.cuh"
+
+enum {
+    kShare = 1,       /* one window for all taps of a frame, or one each */
+    kSquares = 4, kSide = 8, kChannels = 64, kRow = 2 * kChannels,
+    kWarps = 8,       /* that multiply */
+    kThreads = (kWarps + 4) * CV_WARP,
+    kMaxStages = 8,
+    kBarrierBytes = 1024,
+};
+
+typedef struct Plan {
+    CvTensorMap x, history, weight;
+    int phases;                /* 4: up = 2 */
+    int down, across, squares; /* of a frame; of a phase */
+    int groups, n_tiles, tiles; /* of squares; across channels; in all */
+    int kh, kw;                /* taps of a phase */
+    int outer_h, outer_w, inner_h, inner_w; /* windows, and taps in each */
+    int chunks;                /* of kChannels */
+    int row_bytes, box_bytes, window_bytes; /* window: box, aligned */
+    int a_stages, b_stages;
+    int staged; /* outputs go through shared memory */
+} Plan;
+
+/* A warp's part of a square in shared memory: 16 pixels, so far apart that
+ * pairs as wgmma leaves them touch every bank once. */
+template <int kN> struct Stage {
+    static constexpr int kRowBytes = 2 * kN + 16, kBytes = 16 * kRowBytes;
+    static constexpr int kParts = kN / 8; /* 16 bytes of a pixel */
+    static constexpr int kCopies = 16 * kParts / CV_WARP; /* of a lane */
+    /* Squares of a warpgroup that have one at the same time. */
+    static constexpr int kSquares = kN > 96 ? 1 : 2;
+
+    static __device__ __forceinline__ int row(int i)
+    {
+        return ((int)threadIdx.x % CV_WARP + i * CV_WARP) / kParts;
+    }
+
+    static __device__ __forceinline__ int column(int i)
+    {
+        return ((int)threadIdx.x % CV_WARP + i * CV_WARP) % kParts * 8;
+    }
+};
+
+#if CV_HOPPER_CODE
+
+/* Where a tile is. */
+typedef struct Tile {
+    int n0, phase, square; /* the first of its four */
+} Tile;
+
+static __device__ __forceinline__ Tile find_tile(const Plan *plan, int i,
+                                                 int width)
+{
+    int group = i / plan->n_tiles;
+    Tile tile;
+
+    tile.n0 = i % plan->n_tiles * width;
+    tile.phase = group / plan->groups;
+    tile.square = group % plan->groups * kSquares;
+    return tile;
+}
+
+/* A square's output frame, row and column (of its phase). Past the last one:
+ * a frame far outside, of zeros. */
+static __device__ __forceinline__ CvConvPixel find_square(const Plan *plan,
+                                                          int square)
+{
+    CvConvPixel at = { 1 << 28, 0, 0 };
+
+    if (square < plan->squares) {
+        at.x = square % plan->across * kSide;
+        at.y = square / plan->across % plan->down * kSide;
+        at.f = square / plan->across / plan->down;
+    }
+    return at;
+}
+
+/* The pixel of row `row` of a warp's part of a square, 2 rows of 8 of them;
+ * job->m: there is none. */
+static __device__ __forceinline__ int find_pixel(const Plan *plan,
+                                                 const CvConvJob *job,
+                                                 Tile tile, CvConvPixel at,
+                                                 int row)
+{
+    int up = plan->phases > 1 ? 2 : 1;
+    int y = at.y + (int)threadIdx.x / CV_WARP % 4 * 2 + row / 8;
+    int x = at.x + row % 8;
+
+    y = y * up + tile.phase / 2;
+    x = x * up + tile.phase % 2;
+    return at.f < job->to && y < job->ho && x < job->wo
+               ? (at.f * job->ho + y) * job->wo + x : job->m;
+}
+
+/* Begin to copy what is added to a square. It arrives while the square is
+ * multiplied. */
+template <int kN>
+static __device__ __forceinline__ void fetch_square(const Plan *plan,
+                                                    const CvConvJob *job,
+                                                    Tile tile, CvConvPixel at,
+                                                    unsigned char *stage)
+{
+    typedef Stage<kN> S;
+    const cv_bf16 *add = (const cv_bf16 *)job->add + tile.n0;
+
+#pragma unroll
+    for (int i = 0; i < S::kCopies; i++) {
+        int m = find_pixel(plan, job, tile, at, S::row(i)), n = S::column(i);
+        int valid = m < job->m && tile.n0 + n < job->o;
+
+        cv_cp_async16(stage + S::row(i) * S::kRowBytes + 2 * n,
+                      valid ? add + (int64_t)m * job->o + n
+                            : (const cv_bf16 *)job->add, valid);
+    }
+    cv_cp_async_commit();
+}
+
+/* Round the warp's part of a square and write it, by way of its stage. */
+template <int kN>
+static __device__ __forceinline__ void
+write_staged(const Plan *plan, const CvConvJob *job, Tile tile, CvConvPixel at,
+             unsigned char *stage, void *to, const float (&v)[kN / 2])
+{
+    typedef Stage<kN> S;
+    int lane = (int)threadIdx.x % CV_WARP;
+    cv_bf16 *out = (cv_bf16 *)to + tile.n0;
+
+#pragma unroll
+    for (int j = 0; j < kN / 8; j++)
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+            *(__nv_bfloat162 *)(stage + (lane / 4 + i * 8) * S::kRowBytes +
+                                (j * 8 + lane % 4 * 2) * 2) =
+                __floats2bfloat162_rn(v[4 * j + 2 * i], v[4 * j + 2 * i + 1]);
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < S::kCopies; i++) {
+        int m = find_pixel(plan, job, tile, at, S::row(i)), n = S::column(i);
+
+        if (m < job->m && tile.n0 + n < job->o)
+            *(uint4 *)(out + (int64_t)m * job->o + n) =
+                *(const uint4 *)(stage + S::row(i) * S::kRowBytes + 2 * n);
+    }
+    __syncwarp();
+}
+
+/* v = norm_silu(v): the warp has all channels of its pixels, four lanes each
+ * of them. */
+template <int kN>
+static __device__ __forceinline__ void norm_square(const CvConvJob *job,
+                                                   float (&v)[kN / 2])
+{
+    int n = (int)threadIdx.x % 4 * 2;
+    float r[2];
+
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        float sum = 0;
+
+#pragma unroll
+        for (int j = 0; j < kN / 8; j++)
+            sum += v[4 * j + 2 * i] * v[4 * j + 2 * i] +
+                   v[4 * j + 2 * i + 1] * v[4 * j + 2 * i + 1];
+        sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+        sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+        r[i] = sqrtf((float)job->o) / fmaxf(sqrtf(sum), 1e-12f);
+    }
+#pragma unroll
+    for (int j = 0; j < kN / 8; j++) {
+        float2 g = make_float2(0, 0);
+
+        if (n + j * 8 < job->o)
+            g = __ldg((const float2 *)(job->gamma + n + j * 8));
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            v[4 * j + 2 * i] *= r[i] * g.x;
+            v[4 * j + 2 * i + 1] *= r[i] * g.y;
+            cv_silu_pair(&v[4 * j + 2 * i], &v[4 * j + 2 * i + 1]);
+        }
+    }
+}
+
+/* A square's sums with bias and what is added, which has arrived in `stage`,
+ * into the output, and normed as well where that is wanted. */
+template <int kN>
+static __device__ __forceinline__ void
+finish_square(const Plan *plan, const CvConvJob *job, Tile tile,
+              CvConvPixel at, unsigned char *stage, float (&v)[kN / 2])
+{
+    int lane = (int)threadIdx.x % CV_WARP, n = lane % 4 * 2;
+
+#pragma unroll
+    for (int j = 0; j < kN / 8; j++) {
+        float2 bias = make_float2(0, 0);
+
+        if (job->bias && tile.n0 + n + j * 8 < job->o)
+            bias = __ldg((const float2 *)(job->bias + tile.n0 + n + j * 8));
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            v[4 * j + 2 * i] += bias.x;
+            v[4 * j + 2 * i + 1] += bias.y;
+        }
+    }
+    if (job->add) {
+#pragma unroll
+        for (int j = 0; j < kN / 8; j++)
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                __nv_bfloat162 more = *(const __nv_bfloat162 *)(
+                    stage + (lane / 4 + i * 8) * Stage<kN>::kRowBytes +
+                    (j * 8 + n) * 2);
+
+                v[4 * j + 2 * i] += __bfloat162float(more.x);
+                v[4 * j + 2 * i + 1] += __bfloat162float(more.y);
+            }
+    }
+    if (job->relu) {
+#pragma unroll
+        for (int i = 0; i < kN / 2; i++)
+            v[i] = cv_conv_relu(v[i]);
+    }
+    if (job->out)
+        write_staged<kN>(plan, job, tile, at, stage, job->out, v);
+    if (job->norm) {
+        norm_square<kN>(job, v);
+        write_staged<kN>(plan, job, tile, at, stage, job->norm, v);
+    }
+}
+
+/* The same without a stage, for outputs that are not whole 16 bytes. */
+template <int kN, bool kRelu>
+static __device__ __forceinline__ void write_square(const Plan *plan,
+                                                    const CvConvJob *job,
+                                                    Tile tile, CvConvPixel at,
+                                                    const float (&v)[kN / 2])
+{
+    int lane = (int)threadIdx.x % CV_WARP, n = tile.n0 + lane % 4 * 2;
+
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        int m = find_pixel(plan, job, tile, at, lane / 4 + i * 8);
+
+#pragma unroll
+        for (int j = 0; j < kN / 8; j++)
+            cv_conv_finish<kRelu>(job, m, n + j * 8, v[4 * j + 2 * i],
+                                  v[4 * j + 2 * i + 1]);
+    }
+}
+
+/* A tile's two squares, whose addends were fetched into the stages before as
+ * far as there are stages. */
+template <int kN>
+static __device__ __forceinline__ void
+finish_tile(const Plan *plan, const CvConvJob *job, Tile tile,
+            const CvConvPixel (&at)[2], unsigned char *stage,
+            float (&sum)[2][kN / 2])
+{
+    if (!plan->staged) {
+#pragma unroll
+        for (int k = 0; k < 2; k++)
+            if (job->relu)
+                write_square<kN, true>(plan, job, tile, at[k], sum[k]);
+            else
+                write_square<kN, false>(plan, job, tile, at[k], sum[k]);
+        return;
+    }
+#pragma unroll
+    for (int k = 0; k < 2; k++) {
+        unsigned char *own = stage + k % Stage<kN>::kSquares *
+                                         Stage<kN>::kBytes;
+
+        if (job->add) {
+            if (k >= Stage<kN>::kSquares)
+                fetch_square<kN>(plan, job, tile, at[k], own);
+            cv_cp_async_wait<0>();
+            __syncwarp();
+        }
+        finish_square<kN>(plan, job, tile, at[k], own, sum[k]);
+    }
+}
+
+#endif /* CV_HOPPER_CODE */
+#endif /* CV_CUDA_CONV_HOPPER_CUH */

@@ -406,6 +406,8 @@ int cv_cuda_conv3d(CvBackend *b, const CvConv3d *args)
 
     if (b->activation == CV_F32)
         err = cv_cuda_conv_float(cuda, &a);
+    else if (vectors && cv_cuda_conv_few_takes(cuda, &a))
+        err = cv_cuda_conv_few(cuda, &a);
     else
         err = hopper ? cv_cuda_conv_hopper(cuda, &a)
                      : conv_bf16(cuda, &a, vectors);

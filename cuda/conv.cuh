@@ -1,8 +1,8 @@
 /*
- * A convolution as the kernels of conv.cu, conv_float.cu and conv_hopper.cu
- * see it: a product out[m, o] = in[m, k] * weight[o, k]^T whose rows are the
- * output's pixels and whose columns are (i, j, l, c), gathered from the input
- * without ever being written down.
+ * A convolution as the kernels of conv.cu, conv_few.cu, conv_float.cu and
+ * conv_hopper.cu see it: a product out[m, o] = in[m, k] * weight[o, k]^T whose
+ * rows are the output's pixels and whose columns are (i, j, l, c), gathered from
+ * the input without ever being written down.
  *
  * SPDX-License-Identifier: BSD-2-Clause
  */
@@ -140,6 +140,10 @@ static __device__ __forceinline__ void cv_conv_finish(const CvConvJob *a,
 
 /* conv_float.cu */
 int cv_cuda_conv_float(CvCuda *cuda, const CvConvJob *a);
+
+/* conv_few.cu: whether its kernel takes this shape, and the launch. */
+int cv_cuda_conv_few_takes(const CvCuda *cuda, const CvConvJob *a);
+int cv_cuda_conv_few(CvCuda *cuda, const CvConvJob *a);
 
 /* conv_hopper.cu: whether its kernels take this shape, and make its norm as
  * well, and the launch. */

@@ -20,11 +20,19 @@ typedef enum CvBenchTime {
     CV_BENCH_TEXT,       /* tokens, text encoder, keys and values of the text */
     CV_BENCH_SAMPLING,   /* denoising steps of all blocks */
     CV_BENCH_CACHE,      /* passes that write clean keys and values */
+    CV_BENCH_DENOISED,   /* both */
     CV_BENCH_VAE,        /* decoding */
     CV_BENCH_PICTURES,   /* conversion to nv12 in host memory */
     CV_BENCH_UNDECODED,  /* the stages in front of the VAE */
     CV_BENCH_TIMES
 } CvBenchTime;
+
+/* What the machine can do; 0: not measured, there was no memory for it. */
+typedef struct CvCeilings {
+    int64_t product_size; /* matrices of so many rows and columns, type A */
+    double product;       /* FLOP/s */
+    double copy;          /* bytes/s, those read and those written */
+} CvCeilings;
 
 typedef struct CvBench {
     CvModel model;
@@ -36,9 +44,13 @@ typedef struct CvBench {
     int runs;
     int64_t tokens;                            /* of the prompt */
     double seconds[CV_BENCH_TIMES][CV_BENCH_RUNS];
+    double began;                              /* the process, by now() */
     double load, warm_up;                      /* seconds */
+    double process;                            /* from the process's start to
+                                                  the first clip's last frame */
     int64_t taken_bytes;                       /* as planned */
     CvMemory memory;
+    CvCeilings ceilings;
     char command[1024];
 } CvBench;
 
@@ -47,6 +59,14 @@ typedef enum CvBenchForm {
     CV_BENCH_JSON,
     CV_BENCH_MARKDOWN
 } CvBenchForm;
+
+/* Measure the ceilings; bench_ceiling.c. */
+int cv_bench_ceilings(CvBackend *backend, CvCeilings *ceilings);
+
+/* FLOP of a clip's denoising steps, counted from the shapes: 2 for each
+ * multiplication of the transformer as published, attention included, the
+ * padding of the text too; what is done once a prompt is not counted. */
+double cv_bench_work(const CvBench *bench);
 
 /* 0, or -1 when there is no memory. */
 int cv_bench_print(CvBench *bench, CvBenchForm form);

@@ -12,14 +12,20 @@
 #include "config.h"
 #include "device.h"
 
-/* A number with its name, beside what was published for the same clip. */
+/* A number with its name. */
 typedef struct Row {
     const char *key, *label, *unit;
     double median, least, most;
-    double published;  /* 0: nothing */
+    double published;  /* for the same clip; 0: nothing */
 } Row;
 
-enum { MAX_ROWS = 24 };
+/* The headline comes first, then the machine's ceilings, then what the
+ * headline is made of. */
+typedef struct Report {
+    Row rows[40];
+    int headline, ceilings, n; /* where each of the three ends */
+    char product[64];          /* a label */
+} Report;
 
 static int compare_doubles(const void *a, const void *b)
 {
@@ -56,28 +62,70 @@ static int is_headline(const CvBench *b)
            c->schedule.steps == 6 && c->guidance == 1;
 }
 
-static int make_rows(CvBench *b, Row rows[MAX_ROWS])
+static void add_headline(CvBench *b, Report *report, int gpu)
 {
-    const int gpu = !strcmp(b->model.backend->name, "cuda");
-    double frames = (double)b->clip.frames;
-    Row *r = rows, *last, *sampling, *continuous, *memory;
+    Row *r = report->rows;
+
+    r[0] = times(b, CV_BENCH_DENOISED, "denoised_s", b->clip.causal ?
+                 "sampling, with cache passes" : "sampling");
+    r[1] = times(b, CV_BENCH_LAST, "last_frame_s", "prompt to last frame");
+    r[2] = times(b, CV_BENCH_CONTINUOUS, "continuous_s",
+                 "a clip, continuously");
+    r[3] = row("process_s", "process start to last frame", "s", b->process);
+    r[4] = row("measured_gb", gpu ? "memory, in use on the GPU"
+                                  : "memory, peak of the process",
+               "GB", (double)b->memory.used / 1e9);
+    if (is_headline(b)) {
+        /* 43 s: the published clip loaded its model */
+        const double published[] = { 21, 43, 22, 43, 21.56 };
+
+        for (int i = 0; i < 5; i++)
+            r[i].published = published[i];
+    }
+    r[5] = row("frames_per_s", "frames a second, continuously", "",
+               (double)b->clip.frames / r[2].median);
+    report->headline = report->n = 6;
+}
+
+static void add_ceilings(CvBench *b, Report *report)
+{
+    const CvCeilings *c = &b->ceilings;
+    const double work = cv_bench_work(b);
+    const Row sampling = times(b, CV_BENCH_SAMPLING, "", "");
+    Row *r = report->rows + report->n;
+
+    snprintf(report->product, sizeof(report->product),
+             "%s product, %lld x %lld", b->model.backend->activation ==
+             CV_F32 ? "float32" : "bf16", (long long)c->product_size,
+             (long long)c->product_size);
+    if (c->product > 0)
+        *r++ = row("product_tflops", report->product, "TFLOP/s",
+                   c->product / 1e12);
+    if (c->copy > 0)
+        *r++ = row("copy_tbs", "copy, bytes read and written", "TB/s",
+                   c->copy / 1e12);
+    *r++ = row("work_tflop", "work of the denoising steps", "TFLOP",
+               work / 1e12);
+    *r++ = row("sampling_tflops", "denoising", "TFLOP/s",
+               work / 1e12 / sampling.median);
+    if (c->product > 0)
+        *r++ = row("sampling_share", "denoising, share of the product's", "%",
+                   100 * work / sampling.median / c->product);
+    report->ceilings = report->n = (int)(r - report->rows);
+}
+
+static void add_details(CvBench *b, Report *report, int gpu)
+{
+    Row *r = report->rows + report->n;
 
     *r++ = row("load_s", "loading the model", "s", b->load);
     *r++ = row("warm_up_s", "first clip, prompt to last frame", "s",
                b->warm_up);
     *r++ = times(b, CV_BENCH_FIRST, "first_frame_s", "prompt to first frame");
-    *r++ = times(b, CV_BENCH_LAST, "last_frame_s", "prompt to last frame");
-    last = r - 1;
-    *r++ = times(b, CV_BENCH_CONTINUOUS, "continuous_s",
-                 "a clip, continuously");
-    continuous = r - 1;
     *r++ = times(b, CV_BENCH_UNDECODED, "undecoded_s",
                  "prompt to last latent, no decoding");
-    *r++ = row("frames_per_s", "frames a second, continuously", "",
-               frames / continuous->median);
     *r++ = times(b, CV_BENCH_TEXT, "text_s", "stage: text encoder");
     *r++ = times(b, CV_BENCH_SAMPLING, "sampling_s", "stage: denoising");
-    sampling = r - 1;
     *r++ = times(b, CV_BENCH_CACHE, "cache_s", "stage: cache passes");
     *r++ = times(b, CV_BENCH_VAE, "vae_s", "stage: VAE");
     *r++ = times(b, CV_BENCH_PICTURES, "pictures_s", "stage: nv12 on the host");
@@ -90,17 +138,7 @@ static int make_rows(CvBench *b, Row rows[MAX_ROWS])
     *r++ = row("predicted_gb", "memory, predicted peak", "GB",
                (double)(b->taken_bytes + (gpu ? b->memory.before +
                                           CV_CUDA_CODE_BYTES : 0)) / 1e9);
-    *r++ = row("measured_gb", gpu ? "memory, in use on the GPU"
-                                  : "memory, peak of the process",
-               "GB", (double)b->memory.used / 1e9);
-    memory = r - 1;
-    if (is_headline(b)) {
-        sampling->published   = 21;
-        last->published       = 43;
-        continuous->published = 22;
-        memory->published     = 21.56;
-    }
-    return (int)(r - rows);
+    report->n = (int)(r - report->rows);
 }
 
 /* The rest of the first line of a file in /proc that begins with `begin`. */
@@ -148,12 +186,8 @@ static void find_facts(const CvBench *b, Facts *f)
              (long long)b->tokens);
 }
 
-static void print_text(const CvBench *b, const Facts *f, const Row *rows,
-                       int n, int markdown)
+static void print_facts(const CvBench *b, const Facts *f, const char *begin)
 {
-    const char *begin = markdown ? "- " : "";
-    int headline = is_headline(b);
-
     printf("%scommand: %s\n", begin, b->command);
     printf("%sversion: causvid %s, %s\n", begin, CAUSVID_VERSION_STRING,
            CV_COMMIT);
@@ -164,33 +198,81 @@ static void print_text(const CvBench *b, const Facts *f, const Row *rows,
     printf("%smodel: %s, %s\n", begin, f->name,
            cv_dit_describe(b->model.dit));
     printf("%sclip: %s\n", begin, f->clip);
-    printf("%smedian of %d run%s after a warm-up\n\n", begin, b->runs,
+    printf("%smedian of %d run%s after a warm-up\n", begin, b->runs,
            b->runs == 1 ? "" : "s");
-    if (markdown)
-        printf("| what | median | least | most |%s\n|---|---|---|---|%s\n",
-               headline ? " published, H100 |" : "", headline ? "---|" : "");
+}
+
+/* A value as it is read best; *unit begins with a space. */
+static double shown(const Row *r, double value, char unit[16])
+{
+    int small = *r->unit == 'T' && r->median < 0.999;
+
+    snprintf(unit, 16, "%s%s%s", *r->unit ? " " : "", small ? "G" : "",
+             r->unit + small);
+    return small ? 1e3 * value : value;
+}
+
+/* A part of the rows below `title`, with what was published beside them. */
+static void print_rows(const Row *rows, int n, const char *title,
+                       int published)
+{
+    const char *beside = "published, H100";
+
+    printf("\n%s%*s\n", title, published ? 65 - (int)strlen(title) : 0,
+           published ? beside : "");
     for (int i = 0; i < n; i++) {
         const Row *r = &rows[i];
-        const char *space = *r->unit ? " " : "";
-        char published[32] = "";
+        char unit[16];
+        const double value = shown(r, r->median, unit);
+        int used = printf("%-36s %9.*f%s", r->label, value < 100 ? 3 : 1,
+                          value, unit);
 
-        if (r->published > 0)
-            snprintf(published, sizeof(published), "%.4g %s", r->published,
-                     r->unit);
-        if (markdown) {
-            printf("| %s | %.3f%s%s | %.3f | %.3f |", r->label, r->median,
-                   space, r->unit, r->least, r->most);
-            if (headline)
-                printf(" %s |", published);
-        } else {
-            printf("%-34s %9.3f%s%s", r->label, r->median, space, r->unit);
-            if (r->least < r->most)
-                printf("  (%.3f to %.3f)", r->least, r->most);
-            if (*published)
-                printf("  published, on an H100: %s", published);
-        }
+        if (published && r->published > 0)
+            printf("%*.4g%s", 65 - used - (int)strlen(unit), r->published,
+                   unit);
+        else if (r->least < r->most)
+            printf("  (%.3f to %.3f)", r->least, r->most);
         putchar('\n');
     }
+}
+
+static void print_table(const Row *rows, int n, const char *title,
+                        int published)
+{
+    printf("\n| %s | median | least | most |%s\n|---|---|---|---|%s\n", title,
+           published ? " published, H100 |" : "", published ? "---|" : "");
+    for (int i = 0; i < n; i++) {
+        const Row *r = &rows[i];
+        char unit[16];
+        const double value = shown(r, r->median, unit);
+
+        printf("| %s | %.*f%s |", r->label, value < 100 ? 3 : 1, value, unit);
+        if (r->least < r->most)
+            printf(" %.3f | %.3f |", r->least, r->most);
+        else
+            printf(" | |");
+        if (published && r->published > 0)
+            printf(" %.4g%s |", r->published, unit);
+        else if (published)
+            printf(" |");
+        putchar('\n');
+    }
+}
+
+static void print_text(const CvBench *b, const Facts *f, const Report *report,
+                       int markdown)
+{
+    void (*print)(const Row *, int, const char *, int) =
+        markdown ? print_table : print_rows;
+    const Row *r = report->rows;
+
+    print_facts(b, f, markdown ? "- " : "");
+    print(r, report->headline, markdown ? "headline" : "Headline",
+          is_headline(b));
+    print(r + report->headline, report->ceilings - report->headline,
+          markdown ? "this machine" : "This machine", 0);
+    print(r + report->ceilings, report->n - report->ceilings,
+          markdown ? "more" : "More", 0);
 }
 
 static int add(cJSON *object, const char *key, cJSON *value)
@@ -222,7 +304,7 @@ static int add_row(cJSON *o, const Row *r)
     return add(o, key, cJSON_CreateNumber(r->published));
 }
 
-static int print_json(const CvBench *b, const Facts *f, const Row *rows, int n)
+static int print_json(const CvBench *b, const Facts *f, const Report *report)
 {
     const CvClip *c = &b->clip;
     cJSON *o = cJSON_CreateObject();
@@ -253,8 +335,8 @@ static int print_json(const CvBench *b, const Facts *f, const Row *rows, int n)
         add(o, "tokens", cJSON_CreateNumber((double)b->tokens)) < 0 ||
         add(o, "runs", cJSON_CreateNumber(b->runs)) < 0)
         goto end;
-    for (int i = 0; i < n; i++)
-        if (add_row(o, &rows[i]) < 0)
+    for (int i = 0; i < report->n; i++)
+        if (add_row(o, &report->rows[i]) < 0)
             goto end;
     if (!(text = cJSON_PrintUnformatted(o)))
         goto end;
@@ -273,13 +355,16 @@ const char *cv_bench_commit(void)
 
 int cv_bench_print(CvBench *b, CvBenchForm form)
 {
-    Row rows[MAX_ROWS];
-    int n = make_rows(b, rows);
+    const int gpu = !strcmp(b->model.backend->name, "cuda");
+    Report report = { .n = 0 };
     Facts facts;
 
+    add_headline(b, &report, gpu);
+    add_ceilings(b, &report);
+    add_details(b, &report, gpu);
     find_facts(b, &facts);
     if (form == CV_BENCH_JSON)
-        return print_json(b, &facts, rows, n);
-    print_text(b, &facts, rows, n, form == CV_BENCH_MARKDOWN);
+        return print_json(b, &facts, &report);
+    print_text(b, &facts, &report, form == CV_BENCH_MARKDOWN);
     return 0;
 }

@@ -280,6 +280,12 @@ measured='$j->{runs} == $runs && $j->{load_s} > 0 && $j->{text_s} > 0 &&
     $j->{continuous_s} >= $j->{last_frame_s} &&
     abs($j->{frames_per_s} * $j->{continuous_s} / $j->{frames} - 1) < 1e-6 &&
     $j->{predicted_gb} > 0 && $j->{measured_gb} > 0 &&
+    $j->{denoised_s} >= $j->{sampling_s_least} &&
+    $j->{process_s} > $j->{load_s} + $j->{warm_up_s} - 0.02 &&
+    $j->{process_s} < $j->{load_s} + $j->{warm_up_s} + 20 &&
+    $j->{product_tflops} > 0 && $j->{copy_tbs} > 0 &&
+    abs($j->{work_tflop} / $j->{sampling_s} / $j->{sampling_tflops} - 1) <
+        1e-6 && $j->{sampling_share} > 0 &&
     $j->{device} =~ /^cpu, / && $j->{commit} && $j->{processor} &&
     $j->{version} eq "'$version'"'
 run 0 bench --device cpu --frames 9 --runs 1 --json && [ ! -s err ] &&
@@ -293,7 +299,8 @@ run 0 bench --device cpu --model random:tiny --runs 3 --json --size 32x48 \
     $j->{steps} == 2 && !$j->{causal} && $j->{model} eq "random:tiny" &&
     $j->{sampling_s_least} <= $j->{sampling_s} &&
     $j->{sampling_s} <= $j->{sampling_s_most} &&
-    $j->{command} =~ /--prompt .a cat.$/'
+    $j->{command} =~ /--prompt .a cat.$/ &&
+    abs($j->{work_tflop} / 90243072e-12 - 1) < 1e-9' # by hand from the shapes
 check "bench with options"
 run 0 bench --device cpu --model random:tiny --variant causal --runs 1 &&
     grep -q '^model: random:tiny (causal)' out && [ ! -s err ] &&
@@ -301,8 +308,16 @@ run 0 bench --device cpu --model random:tiny --variant causal --runs 1 &&
     grep -Eq '^clip: 64x48, 33 frames, .* 1, a prompt of [0-9]+ tokens$' out
 check "bench as text"
 run 0 bench --device cpu --model random:tiny --frames 1 --runs 1 --markdown &&
-    [ "$(grep -c '^|' out)" = 16 ] && ! grep '^|' out | grep -vq '|$'
+    [ "$(grep -c '^|' out)" = 27 ] && [ "$(grep -c '^|--' out)" = 3 ] && ! grep '^|' out | grep -vq '|$'
 check "bench as a table"
+run 0 bench --device cpu --model random:tiny --frames 1 --runs 1 \
+    --format markdown && [ "$(grep -c '^|' out)" = 27 ] &&
+    run 0 bench --device cpu --model random:tiny --frames 1 --runs 1 \
+        --format json && json "my \$runs = 1; $measured" &&
+    run 0 bench --device cpu --model random:tiny --frames 1 --runs 1 \
+        --format text && grep -q '^Headline$' out &&
+    grep -q '^This machine$' out && ! grep -q published out
+check "bench --format"
 # loads: what the JSON of --load has to agree with itself in
 loads='my ($sum, @parts) = ($j->{sum}, @{$j->{parts}});
     my %total;
@@ -354,6 +369,10 @@ refused 2 "bench --load --markdown" "prints no --markdown" \
     bench --load --markdown
 refused 2 "bench of an operand" "unexpected argument 'a'" bench a
 refused 2 "two forms" "--json or --markdown, not both" bench --json --markdown
+refused 2 "a form twice" "--format or its short form, not both" \
+    bench --json --format text
+refused 2 "no such form" "--format is 'xml', expected one of" \
+    bench --format xml
 refused 2 "0 runs" "--runs is '0', expected" bench --runs 0
 refused 2 "no variant" "--variant is 'both', expected one of" \
     bench --variant both

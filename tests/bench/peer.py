@@ -18,7 +18,10 @@ sampler's arithmetic and noise, and its text stage the keys and values of the
 text for all blocks; PyTorch's figures are of the bare networks.
 
 The share of the ceiling is that of the fastest large bf16 product that
-PyTorch (cuBLAS) makes here, 8192 x 8192 x 8192.
+PyTorch (cuBLAS) makes here, 8192 x 8192 x 8192. Beside it a product of fp8
+matrices, with one scale and with one for each row and column, and a copy are
+measured: what this machine can do (`--stages ceilings`: only that).
+`--stages kernels` holds single operations beside PyTorch's: kernels.py.
 
 `--selftest` compares standin.py with diffusers and transformers, on the CPU in
 float32; `--scale tiny --torch cpu` shows that all of this works, in seconds.
@@ -35,6 +38,7 @@ import time
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+import kernels
 import standin
 
 TEXT = 512 # rows of text that the transformer sees
@@ -74,6 +78,7 @@ class Peer:
         self.grid = (self.scale["latents"], height // 8, width // 8)
         self.no_cudnn = self.try_cudnn()
         self.ceiling = self.gemm()
+        self.ceilings = self.all_ceilings()
 
     # ---- how time is taken
 
@@ -122,6 +127,45 @@ class Peer:
         rate = 20 * 2 * n ** 3 / 1e12 / min(self.seconds(products, 3))
         say(f"  bf16 product {n} x {n} x {n}: {rate:.0f} TFLOP/s")
         return rate
+
+    def all_ceilings(self):
+        """[name, value, unit]"""
+        n = self.scale["gemm"]
+        out = [["bf16 product", self.ceiling, "TFLOP/s"]]
+        if self.device == "cuda":
+            a, b = (torch.randn(n, n, device="cuda")
+                    .clamp(-4, 4).to(torch.float8_e4m3fn) for _ in range(2))
+            for name, shapes in (("one scale", ((), ())),
+                                 ("scales of rows", ((n, 1), (1, n)))):
+                scales = [torch.ones(s, device="cuda") for s in shapes]
+
+                def products(scales=scales):
+                    for _ in range(20):
+                        torch._scaled_mm(a, b.t(), *scales,
+                                         out_dtype=torch.bfloat16,
+                                         use_fast_accum=True)
+
+                try:
+                    products()
+                    seconds = min(self.seconds(products, 3)) / 20
+                    out.append([f"fp8 product, {name}",
+                                2 * n ** 3 / 1e12 / seconds, "TFLOP/s"])
+                except (RuntimeError, ValueError, AttributeError) as e:
+                    say(f"  fp8 product, {name}: {str(e).splitlines()[0]}")
+        size = 1 << (30 if self.device == "cuda" else 26)
+        x = torch.empty(size, dtype=torch.uint8, device=self.device).random_()
+        y = torch.empty_like(x)
+
+        def copies():
+            for _ in range(10):
+                y.copy_(x)
+
+        seconds = min(self.seconds(copies, 3)) / 10
+        out.append(["copy", 2 * size / 1e12 / seconds, "TB/s"])
+        for name, value, unit in out[1:]:
+            say(f"  {name}: {value:.{0 if value > 20 else 3}f} {unit}")
+        self.free()
+        return out
 
     def cudnn_attention(self):
         """Nothing but cuDNN's, where there is such a thing."""
@@ -491,7 +535,11 @@ def main():
     parser.add_argument("--torch", choices=("cuda", "cpu"),
                         help="of PyTorch; default: cuda where there is one")
     parser.add_argument("--scale", default="full", choices=SCALES)
-    parser.add_argument("--stages", default="text,1.3b,causal,vae,14b")
+    parser.add_argument("--stages", default="text,1.3b,causal,vae,14b",
+                        help="of these and kernels, or ceilings alone")
+    parser.add_argument("--with-test-ops", metavar="PROGRAM",
+                        help="for the stage kernels; default: of the same "
+                        "build as the causvid program")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--wide-runs", type=int, default=2,
                         help="of the 14B model; default: 2")
@@ -506,8 +554,13 @@ def main():
     parser.add_argument("--selftest", action="store_true")
     args = parser.parse_args()
     args.stages = args.stages.split(",")
-    if unknown := set(args.stages) - {"text", "1.3b", "causal", "vae", "14b"}:
+    if unknown := set(args.stages) - {"text", "1.3b", "causal", "vae", "14b",
+                                      "kernels", "ceilings"}:
         parser.error(f"unknown stage '{unknown.pop()}'")
+    if "kernels" in args.stages and not (args.with_causvid or
+                                         args.with_test_ops):
+        parser.error("the stage kernels needs --with-causvid or "
+                     "--with-test-ops")
     args.torch = args.torch or ("cuda" if torch.cuda.is_available() else
                                 "cpu")
     if args.selftest:
@@ -523,16 +576,28 @@ def main():
         args.record = (lambda line: f.write(json.dumps(line) + "\n")
                        and f.flush()) if f else (lambda line: None)
         peer = Peer(args)
-        args.record({"facts": facts(args), "ceiling": peer.ceiling})
+        args.record({"facts": facts(args), "ceiling": peer.ceiling,
+                     "ceilings": peer.ceilings})
         peer.run()
         ours, version = causvid(args) if args.with_causvid else ({}, None)
-    rows, fell_short = table(args, peer, ours)
-    for fact in facts(args) + [f"bf16 product: {peer.ceiling:.0f} TFLOP/s"]:
+        rows, fell_short = table(args, peer, ours)
+        tables = [rows] if len(rows) > 1 else []
+        if "kernels" in args.stages:
+            try:
+                with torch.inference_mode():
+                    tables.append(kernels.table(peer, args))
+            except (subprocess.SubprocessError, OSError, ValueError) as e:
+                say(f"  kernels: {e}")
+                fell_short.append("kernels")
+    for fact in facts(args) + [
+            f"{name}: {value:.{0 if value > 20 else 3}f} {unit}"
+            for name, value, unit in peer.ceilings]:
         print(("- " if args.markdown else "") + fact)
     if version:
         print(f"{'- ' if args.markdown else ''}causvid {version}")
-    print()
-    print_table(rows, args.markdown)
+    for rows in tables:
+        print()
+        print_table(rows, args.markdown)
     say(f"{time.monotonic() - began:.0f} s")
     if args.with_causvid and fell_short:
         say("slower than PyTorch, or not measured: " + ", ".join(fell_short))

@@ -4,7 +4,10 @@
  *
  * SPDX-License-Identifier: BSD-2-Clause
  *
- * Prints the best of several runs, which a busy machine disturbs least.
+ * Prints the best of several runs, which a busy machine disturbs least, and its
+ * share of what the backend reaches in a large product or a large copy, measured
+ * at the start. As text or as lines of JSON, which tests/bench/peer.py holds
+ * beside PyTorch.
  */
 #include <math.h>
 #include <stdio.h>
@@ -20,6 +23,8 @@ typedef struct Bench {
     int n_tensors;
     CvTensor tensors[12];
     double best; /* seconds */
+    int json;
+    double product, copy; /* ceilings: FLOP/s, bytes/s */
 } Bench;
 
 static double now(void)
@@ -74,11 +79,30 @@ static void release(Bench *s)
         }                                                                  \
     } while (0)
 
+/* Of `work` units of 1e9 in a second: FLOP and bytes have a ceiling. */
 static void print(const Bench *s, const char *op, double work,
                   const char *unit, const char *shape)
 {
-    printf("# %-10s %-46s %9.3f ms %8.1f %s\n", op, shape, s->best * 1e3,
-           work / s->best * 1e-9, unit);
+    double rate = work / s->best, share;
+    int large;
+
+    share = !strcmp(unit, "GFLOP/s") && s->product > 0 ? rate / s->product :
+            !strcmp(unit, "GB/s") && s->copy > 0 ? rate / s->copy : 0;
+    if (s->json) {
+        printf("{\"backend\":\"%s\",\"op\":\"%s\",\"shape\":\"%s\","
+               "\"seconds\":%.9g,\"work\":%.9g,\"unit\":\"%s\","
+               "\"share\":%.6g}\n", s->b->name, op, shape, s->best, work,
+               work > 0 ? unit : "", share);
+    } else {
+        printf("# %-10s %-46s %9.3f ms", op, shape, s->best * 1e3);
+        large = rate >= 1e12 && *unit == 'G';
+        if (work > 0)
+            printf(" %8.1f %s%s", rate * (large ? 1e-12 : 1e-9),
+                   large ? "T" : "", unit + large);
+        if (share > 0)
+            printf(" %5.1f %%", 100 * share);
+        putchar('\n');
+    }
     fflush(stdout);
 }
 
@@ -257,12 +281,43 @@ static void bench_linears(Bench *s, int64_t n, int64_t d, int64_t f)
     bench_linear(s, n, f, d, CV_EPI_GATE_ADD);
 }
 
-/* A whole clip of Wan 14B, a block of the causal 1.3B, the VAE a latent. */
-void bench_gpu(CvBackend *b, const char *only)
+/* The ceilings: n x n matrices, arrays of so many bytes. */
+static void measure_ceilings(Bench *s, int64_t n, int64_t bytes)
 {
-    Bench s = { .b = b, .only = only };
+    CvType type = s->b->activation;
+    CvLinear a = { .out = TENSOR(s, type, n, n), .x = TENSOR(s, type, n, n),
+                   .weight = TENSOR(s, s->b->weight, n, n) };
+    CvTensor *to, *from;
+    char shape[64];
 
-    printf("# %s\n", b->name);
+    TIME(s, cv_linear(s->b, &a));
+    s->product = 2.0 * (double)(n * n * n) / s->best;
+    snprintf(shape, sizeof(shape), "%d x %d x %d", (int)n, (int)n, (int)n);
+    print(s, "product", 2.0 * (double)(n * n * n), "GFLOP/s", shape);
+    release(s);
+    to   = TENSOR(s, CV_F32, bytes / 4);
+    from = TENSOR(s, CV_F32, bytes / 4);
+    TIME(s, cv_copy(s->b, to, from));
+    s->copy = 2.0 * (double)bytes / s->best;
+    snprintf(shape, sizeof(shape), "%d MB", (int)(bytes / 1000000));
+    print(s, "copy", 2.0 * (double)bytes, "GB/s", shape);
+    release(s);
+}
+
+static void print_head(const Bench *s)
+{
+    if (!s->json)
+        printf("# %s, %d threads: best time, rate, share of the product's or "
+               "the copy's\n", s->b->name, s->b->threads);
+}
+
+/* A whole clip of Wan 14B, a block of the causal 1.3B, the VAE a latent. */
+void bench_gpu(CvBackend *b, const char *only, int json)
+{
+    Bench s = { .b = b, .only = only, .json = json };
+
+    print_head(&s);
+    measure_ceilings(&s, 8192, 256000000);
     if (wanted(&s, "linear")) {
         bench_linears(&s, 32760, 5120, 13824);
         bench_linears(&s, 4680, 1536, 8960);
@@ -310,11 +365,12 @@ void bench_gpu(CvBackend *b, const char *only)
         bench_picture(&s);
 }
 
-void bench_ops(CvBackend *b, const char *only)
+void bench_ops(CvBackend *b, const char *only, int json)
 {
-    Bench s = { .b = b, .only = only };
+    Bench s = { .b = b, .only = only, .json = json };
 
-    printf("# %s, %d threads\n", b->name, b->threads);
+    print_head(&s);
+    measure_ceilings(&s, 1024, 64000000);
     if (wanted(&s, "linear")) {
         bench_linear(&s, 1, 256, 1536, CV_EPI_NONE);
         bench_linear(&s, 180, 256, 768, CV_EPI_NONE);

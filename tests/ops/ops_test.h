@@ -50,8 +50,8 @@ typedef struct OpTest {
 extern const OpTest op_tests[]; /* ends with a NULL name */
 
 /* Benchmarks of one operation; prints lines. */
-void bench_ops(CvBackend *b, const char *only);
-void bench_gpu(CvBackend *b, const char *only);
+void bench_ops(CvBackend *b, const char *only, int json);
+void bench_gpu(CvBackend *b, const char *only, int json);
 
 /* ---- random numbers ---- */
 

@@ -4,7 +4,7 @@
  * SPDX-License-Identifier: BSD-2-Clause
  *
  *     test_ops [--backend NAME] [--op NAME] [--seed N] [--gpu | --probe]
- *     test_ops --bench [--backend NAME] [--op NAME] [--threads N]
+ *     test_ops --bench [--json] [--backend NAME] [--op NAME] [--threads N]
  *
  * Each test runs twice, and both must give the same bits: the CPU backend has
  * one and then three threads, the emulated CUDA backend runs threads and
@@ -12,7 +12,8 @@
  * variant that this machine can run is tested; NAME is a name or a part of
  * several. --seed draws other shapes and numbers. --gpu: what needs a GPU, which
  * then has to be there; --probe: say whether it is.
- * --bench measures instead (op "rows": the norms).
+ * --bench measures instead (op "rows": the norms); --json: a line of JSON for
+ * each figure, and nothing else.
  */
 #include <stdlib.h>
 
@@ -203,18 +204,16 @@ static void run_tests(const Backend *backend, const char *only, uint64_t seed,
 }
 
 static void run_bench(const Backend *backend, const char *only, int threads,
-                      CvLog *log)
+                      int json, CvLog *log)
 {
     char why[CV_WHY_SIZE];
     CvBackend *b = open_backend(backend, threads, why, log);
 
-    if (!ok(b != NULL, "%s opens", backend->name)) {
-        tap_diag("%s", why);
-        return;
-    }
+    if (!b)
+        tap_bail("%s does not open: %s", backend->name, why);
     if (cv_enter(b))
         tap_bail("%s: no context", backend->name);
-    (backend->where == ON_GPU ? bench_gpu : bench_ops)(b, only);
+    (backend->where == ON_GPU ? bench_gpu : bench_ops)(b, only, json);
     cv_leave(b);
     b->close(&b);
 }
@@ -249,12 +248,14 @@ int main(int argc, char **argv)
     const char *only = NULL, *name = NULL;
     uint64_t seed = 1;
     CausvidSettings settings = { .log = print_log };
-    int bench = 0, threads = 0, gpu = 0, probe = 0, n = 0;
+    int bench = 0, json = 0, threads = 0, gpu = 0, probe = 0, n = 0;
     CvLog log;
 
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--bench"))
             bench = 1;
+        else if (!strcmp(argv[i], "--json"))
+            json = 1;
         else if (!strcmp(argv[i], "--gpu"))
             gpu = 1;
         else if (!strcmp(argv[i], "--probe"))
@@ -279,14 +280,15 @@ int main(int argc, char **argv)
             return !have;
         }
     }
-    printf("# seed %llu\n", (unsigned long long)seed);
+    if (!bench)
+        printf("# seed %llu\n", (unsigned long long)seed);
     for (int i = 0; i < N_BACKENDS; i++) {
         if ((name && !is_named(&backends[i], name)) ||
             (gpu && backends[i].where != ON_GPU))
             continue;
         n++;
         if (bench)
-            run_bench(&backends[i], only, threads, &log);
+            run_bench(&backends[i], only, threads, json, &log);
         else
             run_tests(&backends[i], only, seed, &log);
         if (bench && !name) /* the default is enough */
@@ -295,5 +297,5 @@ int main(int argc, char **argv)
     cv_log_free(&log);
     if (!n)
         tap_bail("there is no backend %s", name);
-    return tap_done();
+    return bench ? 0 : tap_done();
 }

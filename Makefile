@@ -225,8 +225,8 @@ TEST_ENV = CAUSVID_SRC=$(SRC) CAUSVID_BUILD=$(abspath $(BUILD)) \
 # Each test is run as a program of its own: scripts have a #! line.
 PROVE = env $(TEST_ENV) prove --timer --failures --merge
 
-.PHONY: check-unit check-ops check-model check-engine
-check-unit check-ops check-model: check-%: all tests
+.PHONY: check-unit check-ops check-model check-bench check-engine
+check-unit check-ops check-model check-bench: check-%: all tests
 	@echo "== tests/$*"
 	@set -- $(if $(filter ops,$*),$(TEST_EMULATOR)) \
 	    $(call c_test,$*) $(call t_test,$*); \
@@ -234,7 +234,7 @@ check-unit check-ops check-model: check-%: all tests
 	    echo "There are no tests in tests/$*." >&2; exit 1; \
 	fi; \
 	$(PROVE) --exec '' "$$@"
-check-engine: check-unit check-ops check-model
+check-engine: check-unit check-ops check-model check-bench
 
 # The same programs under valgrind, not a part of make check: it takes long.
 # Those that try damaged models by the hundred are left to the
@@ -334,22 +334,22 @@ check-gpu:
 	@exit 1
 endif
 
-# The sample model, and the published shapes where there is a GPU; beside
-# PyTorch's speed where that sees the GPU. PYTHON: the interpreter that has it.
+# The sample model; on a GPU the whole suite (tests/bench/suite.py), with what
+# clips are to take, and PyTorch beside it where PYTHON has it. BENCH=short fits
+# into five minutes. BENCH_ARGS: more of the suite's arguments, such as
+# "--model-14b /models/wan-14b" or "--chart docs/images/steps.svg".
 PYTHON ?= python3
+BENCH ?= full
+BENCH_ARGS ?=
 .PHONY: bench
-bench: all
+bench: all $(if $(filter 1,$(HAVE_CUDA)),$(BUILD)/tests/ops/test_ops)
 	@$(CLI) bench
 ifeq ($(HAVE_CUDA),1)
 	@if $(CLI) bench --device cuda --model random:tiny --runs 1 > /dev/null; \
 	then \
-	    $(CLI) bench --device cuda --model random:wan-1.3b --variant causal && \
-	    $(CLI) bench --device cuda --model random:wan-14b --size 832x480 \
-	        --frames 81 --steps 6 && \
-	    if $(PYTHON) -c 'import torch; assert torch.cuda.is_available()' \
-	        2> /dev/null; \
-	    then $(PYTHON) tests/bench/peer.py --with-causvid $(CLI); \
-	    else echo "PyTorch is not there, or sees no GPU: no comparison."; fi; \
+	    $(PYTHON) tests/bench/suite.py --causvid $(CLI) --set $(BENCH) \
+	        --out $(BUILD)/bench --peer all \
+	        $(if $(filter short,$(BENCH)),--budget 300) $(BENCH_ARGS); \
 	fi
 endif
 
@@ -398,11 +398,12 @@ help:
 	@echo "make               the library, $(BUILD)/bin/causvid, $(BUILD)/bin/evaluate"
 	@echo "make demo          set up everything, make $(BUILD)/demo.mp4"
 	@echo "make check         set up everything, run every test that needs no GPU"
-	@echo "make check-unit, check-ops, check-model, check-engine"
+	@echo "make check-unit, check-ops, check-model, check-bench, check-engine"
 	@echo "                   some of the tests, without FFmpeg"
 	@echo "make check-gpu     the tests that need a GPU on a machine with one"
 	@echo "make bench         measure clips: the sample model; on a GPU also large ones,"
-	@echo "                   beside PyTorch where PYTHON=$(PYTHON) has it"
+	@echo "                   their targets, PyTorch where PYTHON=$(PYTHON) has it;"
+	@echo "                   BENCH=short takes five minutes"
 	@echo "make check-valgrind   unit and model tests under valgrind"
 	@echo "make fuzz          run the fuzzers, FUZZ_SECONDS=$(FUZZ_SECONDS) each"
 	@echo "make ffmpeg        FFmpeg with the causvid source, $(BUILD)/bin/ffmpeg;"

@@ -62,7 +62,7 @@ for dir in patches/ffmpeg-*/; do
 done
 
 set --
-for folder in unit ops model; do
+for folder in unit ops model bench; do
     for test in "$build/tests/$folder"/test_* tests/$folder/*.t; do
         # Programs only: neither what else lies there nor an unmatched pattern,
         # and none whose source is gone.

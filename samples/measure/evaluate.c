@@ -12,6 +12,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "beside.h"
 #include "causvid.h"
 #include "measure.h"
 
@@ -31,7 +32,7 @@ typedef struct Score {
 } Score;
 
 typedef struct Options {
-    const char *model, *prompts, *raw, *device, *precision;
+    const char *model, *prompts, *raw, *save, *against, *device, *precision;
     int frames, limit, every, threads, seed, tail, verbose, markdown;
 } Options;
 
@@ -160,12 +161,12 @@ static int choose_backend(CausvidSettings *settings, const Options *o)
     };
     static const char *const precisions[] = {
         [CAUSVID_PRECISION_AUTO] = "auto", [CAUSVID_PRECISION_FP32] = "fp32",
-        [CAUSVID_PRECISION_BF16] = "bf16",
+        [CAUSVID_PRECISION_BF16] = "bf16", [CAUSVID_PRECISION_FP8] = "fp8",
     };
     int device = settings->device, precision = settings->precision;
 
     if (choose(&device, "--device", o->device, devices, 3) < 0 ||
-        choose(&precision, "--precision", o->precision, precisions, 3) < 0)
+        choose(&precision, "--precision", o->precision, precisions, 4) < 0)
         return -1;
     settings->device    = (enum CausvidDevice)device;
     settings->precision = (enum CausvidPrecision)precision;
@@ -275,13 +276,15 @@ static int evaluate(const Options *o, FILE *list)
     Score score;
     char line[MAX_LINE];
     Expected *expected = malloc(sizeof(*expected));
+    Beside *beside = NULL;
     uint8_t *rgb = NULL;
     int status = 1, number = 0, clips = 0, first;
     struct timespec began, now;
     size_t frame;
 
     memset(&score, 0, sizeof(score));
-    if (!expected || open_source(&source, o) < 0)
+    if (!expected || !(beside = beside_open(o->save, o->against)) ||
+        open_source(&source, o) < 0)
         goto end;
     frame = (size_t)source.width * source.height * 3;
     if (!(rgb = malloc(frame * (size_t)o->frames)))
@@ -304,6 +307,8 @@ static int evaluate(const Options *o, FILE *list)
             goto end;
         }
         if (make_clip(&source, o, expected->prompt, number, rgb) < 0 ||
+            beside_clip(beside, rgb, frame * (size_t)o->frames,
+                        expected->prompt) < 0 ||
             measure_clip(&seen, &pixels, expected->n_objects) < 0)
             goto end;
         compare(&score, expected, &seen, o->verbose);
@@ -314,11 +319,14 @@ static int evaluate(const Options *o, FILE *list)
            o->frames, first, o->frames - 1,
            (double)(now.tv_sec - began.tv_sec) +
            (double)(now.tv_nsec - began.tv_nsec) * 1e-9);
+    if (beside_print(beside) < 0)
+        goto end;
     status = !clips || !print_score(o, &score);
 end:
     if (source.raw)
         fclose(source.raw);
     causvid_close(&source.cv);
+    beside_close(beside);
     free(rgb);
     free(expected);
     return status;
@@ -335,9 +343,11 @@ static void help(void)
            "  --limit N       stop after N clips\n"
            "  --seed N        seed of the first prompt (1)\n"
            "  --device NAME   auto, cpu or cuda (auto)\n"
-           "  --precision P   auto, fp32 or bf16 (auto)\n"
+           "  --precision P   auto, fp32, bf16 or fp8 (auto)\n"
            "  --threads N     CPU threads\n"
            "  --raw FILE      measure raw rgb24 160x96 clips, one a prompt\n"
+           "  --save FILE     write the clips there, as --raw reads them\n"
+           "  --against FILE  compare with such clips: PSNR\n"
            "  --markdown      print the table as Markdown\n"
            "  --verbose       list what is wrong\n\n"
            "Exit status 0 when every bar is reached.\n");
@@ -350,6 +360,7 @@ int main(int argc, char **argv)
     const struct { const char *name; const char **text; int *number; } known[] =
     {
         { "--model", &o.model, NULL },   { "--prompts", &o.prompts, NULL },
+        { "--save", &o.save, NULL },     { "--against", &o.against, NULL },
         { "--raw", &o.raw, NULL },       { "--frames", NULL, &o.frames },
         { "--tail", NULL, &o.tail },     { "--every", NULL, &o.every },
         { "--limit", NULL, &o.limit },   { "--seed", NULL, &o.seed },

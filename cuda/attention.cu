@@ -311,6 +311,11 @@ int cv_cuda_attention(CvBackend *b, const CvAttention *a)
     /* The kernels for tensor cores take the largest of q k^T for the largest
      * score. */
     if (b->activation == CV_BF16 && args.scale > 0 && aligned(&args)) {
+        if (args.d == 128 && !args.bias && cuda->hopper &&
+            a->last_repeats == 1 &&
+            (cuda->attention8 == CV_ATTENTION8_ALWAYS ||
+             (cuda->attention8 && cv_cuda_attention8_pays(&args))))
+            return cv_cuda_attention8(cuda, &args);
         if (args.d == 128 && !args.bias && cuda->hopper)
             return cv_cuda_attention_hopper(cuda, &args);
         if (args.d == 128 && !args.bias)

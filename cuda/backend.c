@@ -23,6 +23,8 @@
 
 _Static_assert(CV_CUDA_SCRATCH + CV_CUDA_WORKSPACE + CV_CUDA_RING +
                CV_CUDA_PICTURE == CV_CUDA_OWN_BYTES, "as device.h says");
+_Static_assert(CV_CUDA_SCRATCH8 == CV_CUDA_ATTENTION8_BYTES,
+               "as device.h says");
 
 static const CvOps cuda_ops;
 
@@ -201,6 +203,16 @@ static int describe(CvCuda *cuda, const CvCudaSettings *settings,
                         properties.minor);
     /* sm_90a is the code of this one capability, not of later ones. */
     cuda->hopper = cuda->capability == 90 && !settings->generic;
+    cuda->scratch_bytes = CV_CUDA_SCRATCH;
+    if (cuda->hopper && !settings->float32)
+        cuda->attention8 = settings->attention8;
+    /* With less, fewer heads go at a time. */
+    if (cuda->attention8 && (!settings->memory_bytes ||
+        settings->memory_bytes >= CV_CUDA_OWN_BYTES +
+                                  CV_CUDA_ATTENTION8_BYTES)) {
+        cuda->scratch_bytes += CV_CUDA_SCRATCH8;
+        cuda->host->taken += CV_CUDA_ATTENTION8_BYTES;
+    }
     snprintf(cuda->base.device, sizeof(cuda->base.device), "%.100s, %s",
              properties.name, settings->float32 ? "float32" : "bf16");
     return 0;
@@ -218,7 +230,7 @@ static int take_memory(CvCuda *cuda, char why[CV_WHY_SIZE])
         error = cudaStreamCreateWithFlags(&cuda->pictures,
                                           cudaStreamNonBlocking);
     if (!error)
-        error = cudaMalloc(&cuda->scratch, CV_CUDA_SCRATCH);
+        error = cudaMalloc(&cuda->scratch, cuda->scratch_bytes);
     if (!error)
         error = cv_cuda_memory_open(cuda);
     if (error == cudaErrorMemoryAllocation)

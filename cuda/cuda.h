@@ -32,6 +32,9 @@ extern "C" {
  * finishes. An operation that needs more works in pieces. */
 #define CV_CUDA_SCRATCH ((size_t)64 << 20)
 
+/* More of it, where attention computes in 8 bits and keeps heads so. */
+#define CV_CUDA_SCRATCH8 ((size_t)32 << 20)
+
 /* Workspace of cuBLASLt. */
 #define CV_CUDA_WORKSPACE ((size_t)32 << 20)
 
@@ -42,11 +45,13 @@ typedef struct CvCuda {
     int processors;        /* multiprocessors */
     int shared_bytes;      /* most dynamic shared memory of a thread block */
     int hopper;            /* use the sm_90a kernels */
+    CvAttention8 attention8; /* attention in 8 bits; not 0: also hopper */
     void *context;         /* CUcontext: the caller's, or the primary */
     cudaStream_t stream;   /* operations */
     cudaStream_t pictures; /* to_picture into host memory */
     cudaStream_t caller;   /* the caller's stream, may be NULL */
     void *scratch;         /* CV_CUDA_SCRATCH bytes, for `stream` alone */
+    size_t scratch_bytes;  /* what it has, CV_CUDA_SCRATCH8 included */
     struct CvCudaHost *host; /* backend.c: staging buffers, events */
     struct CvCudaBlas *blas; /* linear.c: handle, plans, workspace */
 } CvCuda;

@@ -25,6 +25,16 @@
  * clips of 1.3B and 14B took 11 and 12 MB on an H200 with CUDA 13.0. */
 #define CV_CUDA_CODE_BYTES ((int64_t)16 << 20)
 
+/* As much more where attention computes in 8 bits. */
+#define CV_CUDA_ATTENTION8_BYTES ((int64_t)32 << 20)
+
+/* Attention of heads of 128 in 8 bits: where the GPU has the kernels (Hopper). */
+typedef enum CvAttention8 {
+    CV_ATTENTION8_NEVER,
+    CV_ATTENTION8_PAYS,   /* where tokens are so many that it is faster */
+    CV_ATTENTION8_ALWAYS, /* for tests */
+} CvAttention8;
+
 /* How to open the CUDA backend. */
 typedef struct CvCudaSettings {
     int abi;              /* CV_CUDA_ABI; stays the first field */
@@ -34,6 +44,7 @@ typedef struct CvCudaSettings {
     int64_t memory_bytes; /* most device memory to take; 0: what is free */
     int float32;          /* compute in float32 instead of bf16 */
     int generic;          /* no sm_90a kernels, even where they would run */
+    CvAttention8 attention8;
 } CvCudaSettings;
 
 /* The module's entry, cv_cuda_open(). ENODEV (no usable device, or a module of

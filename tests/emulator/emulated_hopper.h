@@ -81,6 +81,8 @@ struct EmulatorTensorCopy {
     unsigned char *dst;
     CvTensorMap map;
     int x, y, z, f;
+    const void *src; /* bytes as they lie, not a tensor's */
+    uint32_t bytes;
 };
 
 inline std::map<EmulatorBarrier *, std::vector<EmulatorTensorCopy>>
@@ -99,6 +101,10 @@ static inline void emulator_copy_tensor(const EmulatorTensorCopy *c)
     const CvTensorMap *m = &c->map;
     uintptr_t row = (uintptr_t)c->dst;
 
+    if (c->src) {
+        memcpy(c->dst, c->src, c->bytes);
+        return;
+    }
     for (int f = c->f; f < c->f + m->box[3]; f++)
         for (int z = c->z; z < c->z + m->box[2]; z++)
             for (int y = c->y; y < c->y + m->box[1]; y++, row += 128)
@@ -127,7 +133,8 @@ static inline void emulator_tma(void *shared, const CvTensorMap *map,
                       map->n_dims);
     memset(shared, 0xff, emulator_box_bytes(map));
     emulator_tensor_copies[(EmulatorBarrier *)barrier].push_back(
-        { (unsigned char *)shared, *map, x, y, z, f });
+        { (unsigned char *)shared, *map, x, y, z, f, nullptr,
+          (uint32_t)emulator_box_bytes(map) });
 }
 
 static inline void cv_tma_load(void *shared, const CvTensorMap *map,
@@ -186,7 +193,7 @@ static inline int emulator_phase_ended(void *cookie)
     copies.swap(emulator_tensor_copies[b]);
     for (const EmulatorTensorCopy &c : copies) {
         emulator_copy_tensor(&c);
-        b->bytes -= (int32_t)emulator_box_bytes(&c.map);
+        b->bytes -= (int32_t)c.bytes;
         emulator_end_phase(b);
     }
     return (int)b->phase != p->parity;
@@ -300,6 +307,8 @@ struct EmulatorWgmma {
     int n, transposed, from_registers, add, row, column;
     uint64_t a_operand, b_operand;
     float a[2][16]; /* rows row and row + 8 */
+    void (*finish)(EmulatorWgmma *); /* of 8-bit numbers */
+    unsigned char bytes[2][32];
 };
 
 /* Of one thread: groups of products under way; the last is not committed. */
@@ -368,6 +377,10 @@ static inline void emulator_finish(EmulatorWgmma *w)
 
     if (!w->old.empty())
         memcpy(w->d, w->old.data(), w->old.size() * sizeof(float));
+    if (w->finish) {
+        w->finish(w);
+        return;
+    }
     for (int h = 0; h < 2; h++)
         for (int k = 0; k < 16; k++)
             a[h][k] = w->from_registers ? w->a[h][k] :

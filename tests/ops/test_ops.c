@@ -36,6 +36,7 @@ const OpTest op_tests[] = {
     { "linear", test_linear },
     { "linear", test_linear_fp8 },
     { "attention", test_attention },
+    { "attention8", test_attention8 },
     { "add_product", test_add_product },
     { "quantise", test_quantise },
     { "rms_norm", test_rms_norm },
@@ -79,6 +80,7 @@ typedef struct Backend {
     int blas;
     int capability; /* of the emulated device, 0: 8.0 */
     CvCudaSettings cuda;
+    const char *only; /* one operation, or NULL: all */
 } Backend;
 
 /*
@@ -88,6 +90,8 @@ typedef struct Backend {
  * where they are tested.
  */
 #define CUDA .cuda.abi = CV_CUDA_ABI, .tolerance = 3e-6
+#define EIGHT_BITS                                                         \
+    .cuda.attention8 = CV_ATTENTION8_ALWAYS, .only = "attention8"
 static const Backend backends[] = {
     { "cpu", 3e-6, .kernels = NULL },
     { "cpu-avx512", 3e-6, .kernels = "avx512" },
@@ -97,10 +101,13 @@ static const Backend backends[] = {
     { "cuda bf16 (emulated)", .where = EMULATED, CUDA },
     { "cuda bf16, Hopper kernels (emulated)", .where = EMULATED, CUDA,
       .capability = 90 },
+    { "cuda 8-bit attention (emulated)", .where = EMULATED, CUDA,
+      .capability = 90, EIGHT_BITS },
     { "cuda float32 (emulated)", .where = EMULATED, CUDA, .cuda.float32 = 1 },
     { "cuda bf16", .where = ON_GPU, CUDA },
     { "cuda bf16, generic kernels", .where = ON_GPU, CUDA,
       .cuda.generic = 1 },
+    { "cuda 8-bit attention", .where = ON_GPU, CUDA, EIGHT_BITS },
     { "cuda float32", .where = ON_GPU, CUDA, .cuda.float32 = 1 },
 };
 enum { N_BACKENDS = sizeof(backends) / sizeof(backends[0]) };
@@ -186,7 +193,8 @@ static void run_tests(const Backend *backend, const char *only, uint64_t seed,
         Env f = { .b = second, .random = seed,
                   .tolerance = backend->tolerance };
 
-        if (only && strcmp(only, op_tests[i].op))
+        if ((only && strcmp(only, op_tests[i].op)) ||
+            (backend->only && strcmp(backend->only, op_tests[i].op)))
             continue;
         set_order(backend, 0);
         op_tests[i].run(&e);

@@ -1,0 +1,690 @@
+/*
+ * Attention in 8 bits for heads of 128 on sm_90a: int8 for scores, e4m3 for
+ * weights and values.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ *
+ * The structure is attention_hopper.cu's: a block takes 128 queries of a head,
+ * one warpgroup copies tiles of 192 keys and values, two compute 64 queries
+ * each and take turns; the last wave's keys are shared out. Different are:
+ *
+ * - Scores in int8, not e4m3, whose 4 bits miss the tolerance (relative error
+ *   0.055 on normal data, 0.27 with channels that stand out; int8: 0.040 and
+ *   0.031, in a simulation); attention8.cuh says what is done to queries and
+ *   keys. A tile has three groups of keys with a scale each.
+ * - Weights are at most 2^8, so that 17 binary orders of magnitude are numbers
+ *   of e4m3. A group's scale of values goes into the weights, in the exponent;
+ *   sums of weights take it out again. They add weights before rounding:
+ *   another four columns of the product would cost as much as adding does.
+ * - The tensor cores add e4m3 products to 14 bits or so, and cut off the rest.
+ *   So every 8 tiles (48 products on end) results are added to float32 sums in
+ *   shared memory: 64 KB read and written, 5 % of the time that it has.
+ *
+ * Registers of a thread: 96 scores, 24 of weights, 64 results. Shared memory:
+ * 16 KB of queries, 4 tiles of 24 KB, 64 KB of results: 177 KB.
+ *
+ * Heads go as many at a time as fit into scratch in 8 bits and make even waves
+ * (12.6 MB each at 32,760 tokens).
+ *
+ * Bound by operations. A tile of a warpgroup takes the tensor cores 768 cycles;
+ * 12,288 exponentials at 16 a cycle take 768, too, beside which the other
+ * some 500 instructions of a warp fit. Predicted on an H200: 1,200 TFLOP/s; with
+ * what the scores begin with, 32,760 x 32,760, 40 heads: 18.9 ms, 1,160;
+ * 4,680 x 18,720, 12 heads: 0.53 ms, 1,010.
+ */
+#include "attention8.cuh"
+#include "hopper8.cuh"
+#include "vector.cuh"
+
+enum {
+    THREADS = 384,
+    QUERIES = 128,
+    ROWS = 64,     /* queries of a warpgroup */
+    GROUPS = 3,    /* of keys in a tile */
+    KEYS = GROUPS * CV8_TOKENS,
+    DIM = CV8_DIM,
+    TILE = GROUPS * CV8_BYTES,
+    PLACES = 2,
+    SCALES = 4,    /* tiles whose groups are kept: more than PLACES, since keys'
+                    * places are free before their scales are */
+    SCORES = KEYS / 2, /* registers of a thread */
+    RESULTS = DIM / 2,
+    WARPGROUP = 128,
+    KEEP = 8,      /* tiles from one sum in shared memory to the next */
+    LIFT = 8,      /* weights are at most 2^LIFT */
+    MERGE = 256,   /* threads of the kernel that adds parts */
+    LEAST = 4,     /* tiles of keys in a part */
+    PARTS = 12,    /* at most */
+    ENOUGH = 512,  /* attention8_pays() */
+    TURN = 1,      /* named barrier of the first warpgroup that computes; */
+    OWN = 3,       /* of the first, for it alone */
+};
+
+typedef struct Tiles {
+    uint8_t q[2 * CV8_BYTES];
+    uint8_t k[PLACES][TILE], v[PLACES][TILE];
+    float4 kept[2][RESULTS / 4][WARPGROUP];
+    Cv8Group groups[SCALES][GROUPS];
+    uint64_t q_full, k_full[PLACES], v_full[PLACES];
+    uint64_t k_empty[PLACES], v_empty[PLACES];
+    float sums[THREADS]; /* nobody reads them */
+} Tiles;
+
+static_assert(QUERIES == 2 * CV8_TOKENS, "as queries are quantised");
+static_assert(TILE % 1024 == 0, "aligned tiles");
+
+/* Which block does what: the first `whole` take a tile of queries each with all
+ * keys, `parts` at a time share one each of the others. */
+typedef struct Plan {
+    int query_tiles, key_tiles, whole, parts;
+    float *results; /* [blocks that share, QUERIES, DIM], not divided yet */
+    float2 *sums;   /* [blocks that share, QUERIES]: largest score and sum */
+} Plan;
+
+/* What a block has to do. */
+typedef struct Job {
+    int query, head; /* head: of those quantised */
+    int begin, end;  /* tiles of keys */
+    int shared;      /* number among the blocks that share, or -1 */
+} Job;
+
+#if CV_HOPPER_CODE
+
+static __device__ __forceinline__ Job find_job(const Plan &plan)
+{
+    const int block = (int)blockIdx.x;
+    int tile = block;
+    Job job = { 0, 0, 0, plan.key_tiles, -1 };
+
+    if (block >= plan.whole) {
+        int part = (block - plan.whole) % plan.parts;
+
+        job.shared = block - plan.whole;
+        tile = plan.whole + job.shared / plan.parts;
+        job.begin = plan.key_tiles * part / plan.parts;
+        job.end = plan.key_tiles * (part + 1) / plan.parts;
+    }
+    job.query = tile % plan.query_tiles * QUERIES;
+    job.head = tile / plan.query_tiles;
+    return job;
+}
+
+/* Tiles of keys come from the last to the first: so only the first step, which
+ * holds no results yet, has keys past the end. */
+static __device__ __forceinline__ void load_all(Tiles *t, const Cv8 &x,
+                                                const Job &job)
+{
+    const int tiles = job.end - job.begin;
+    const int64_t first = (int64_t)job.head * x.k_groups;
+
+    cv_mbarrier_expect(&t->q_full, sizeof(t->q));
+    cv_bulk_load(t->q, x.q + ((int64_t)job.head * x.q_groups +
+                              job.query / CV8_TOKENS) * CV8_BYTES,
+                 sizeof(t->q), &t->q_full);
+    for (int i = 0; i < tiles; i++) {
+        int place = i % PLACES, parity = i / PLACES & 1;
+        int64_t group = first + (job.end - 1 - i) * GROUPS;
+
+        cv_mbarrier_wait(&t->k_empty[place], parity ^ 1);
+        cv_mbarrier_expect(&t->k_full[place], TILE + sizeof(t->groups[0]));
+        cv_bulk_load(t->groups[i % SCALES], x.groups + group,
+                     sizeof(t->groups[0]), &t->k_full[place]);
+        cv_bulk_load(t->k[place], x.k + group * CV8_BYTES, TILE,
+                     &t->k_full[place]);
+        cv_mbarrier_wait(&t->v_empty[place], parity ^ 1);
+        cv_mbarrier_expect(&t->v_full[place], TILE);
+        cv_bulk_load(t->v[place], x.v + group * CV8_BYTES, TILE,
+                     &t->v_full[place]);
+    }
+}
+
+/* Issue s = q k^T. q: the warpgroup's rows. Operands count 16 bytes, so what
+ * follows in shared memory is reached by adding to them. */
+static __device__ __forceinline__ void score(int (&s)[SCORES],
+                                             const uint8_t *q,
+                                             const uint8_t *k)
+{
+    const uint64_t a = cv_wgmma_operand(q, 8 * DIM, 16);
+    const uint64_t b = cv_wgmma_operand(k, 8 * DIM, 16);
+
+#pragma unroll
+    for (int i = 0; i < DIM / 32; i++)
+        cv_wgmma_s8_n192(s, a + 2 * i, b + 2 * i, i > 0);
+    cv_wgmma_commit();
+}
+
+/* Issue o += p v. */
+static __device__ __forceinline__ void gather(float (&o)[RESULTS],
+                                              const uint32_t (&p)[SCORES / 4],
+                                              const uint8_t *v)
+{
+    const uint64_t b = cv_wgmma_operand64(v);
+
+#pragma unroll
+    for (int i = 0; i < KEYS / 32; i++)
+        cv_wgmma_e4m3_n128_r(o, p + 4 * i, b + i / 2 * (CV8_BYTES / 16) +
+                                           i % 2 * 2);
+    cv_wgmma_commit();
+}
+
+/* Keys past the end, which soften<true>() knows by this. */
+static __device__ __forceinline__ void finish_keys(int (&s)[SCORES], int left)
+{
+    left -= (int)(threadIdx.x % 4) * 2;
+#pragma unroll
+    for (int i = 0; i < SCORES; i++)
+        if (i / 4 * 8 + i % 2 >= left)
+            s[i] = INT32_MIN;
+}
+
+/* The largest of a group's scores of a row, which are s[0], s[1], s[4] .. */
+static __device__ __forceinline__ int group_max(const int *s)
+{
+    int top = cv_max3(s[0], s[1], s[4]);
+
+    top = max(top, s[5]);
+#pragma unroll
+    for (int i = 8; i < SCORES / GROUPS; i += 4)
+        top = cv_max3(top, s[i], s[i + 1]);
+    return top;
+}
+
+/* Scores become weights (float32 in the place of int32); shrink: of what was
+ * gathered under the old tops. Tops are of scores in base 2 with the logarithm
+ * of the values' scale. */
+template <bool is_last>
+static __device__ __forceinline__ void soften(int (&s)[SCORES],
+                                              float (&top)[2],
+                                              float (&sum)[2],
+                                              float (&shrink)[2],
+                                              const float (&factor)[2],
+                                              const Cv8Group *groups)
+{
+    float key[GROUPS], value[GROUPS], per[GROUPS];
+
+#pragma unroll
+    for (int g = 0; g < GROUPS; g++) {
+        const float4 group = *(const float4 *)(groups + g);
+
+        key[g] = group.x;
+        value[g] = group.y;
+        per[g] = group.z;
+    }
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        float t = top[h], more = 0;
+
+#pragma unroll
+        for (int g = 0; g < GROUPS; g++) {
+            int most = group_max(s + g * (SCORES / GROUPS) + 2 * h);
+
+            t = fmaxf(t, __int2float_rn(most) * (factor[h] * key[g]) +
+                         value[g]);
+        }
+        t = cv_row_max(t);
+        shrink[h] = cv_exp2(top[h] - t);
+        top[h] = t;
+#pragma unroll
+        for (int g = 0; g < GROUPS; g++) {
+            const float by = factor[h] * key[g], shift = value[g] - t + LIFT;
+            float part = 0;
+
+#pragma unroll
+            for (int i = 0; i < SCORES / GROUPS; i++) {
+                int at = g * (SCORES / GROUPS) + i;
+                float x;
+
+                if (i / 2 % 2 != h)
+                    continue;
+                x = __int2float_rn(s[at]);
+                if (is_last && s[at] == INT32_MIN)
+                    x = -INFINITY;
+                x = cv_exp2(x * by + shift);
+                part += x;
+                s[at] = __float_as_int(x);
+            }
+            more += part * per[g];
+        }
+        sum[h] = sum[h] * shrink[h] + more;
+    }
+}
+
+/* Weights as the left operand: attention8.cuh says why nothing moves. */
+static __device__ __forceinline__ void pack(uint32_t (&p)[SCORES / 4],
+                                            const int (&s)[SCORES])
+{
+#pragma unroll
+    for (int i = 0; i < SCORES / 4; i++) {
+        const int at = i / 4 * 16 + i % 4 / 2 * 8 + i % 2 * 2;
+
+        p[i] = cv_pack_e4m3(__int_as_float(s[at]), __int_as_float(s[at + 1]),
+                            __int_as_float(s[at + 4]),
+                            __int_as_float(s[at + 5]));
+    }
+}
+
+/* Weights that are computed before this stay before it. */
+static __device__ __forceinline__ void hold_weights(uint32_t (&p)[SCORES / 4])
+{
+#pragma unroll
+    for (int i = 0; i < SCORES / 4; i++)
+        asm volatile("" : "+r"(p[i])::"memory");
+}
+
+/* One arrival a warp: its lanes' products have read the tile. */
+static __device__ __forceinline__ void done_with(uint64_t *empty)
+{
+    if (threadIdx.x % CV_WARP == 0)
+        cv_mbarrier_arrive(empty);
+}
+
+/* Add results that become `shrink` times what they are to those kept, which
+ * become `old` times what they were, and begin anew. */
+static __device__ __forceinline__ void keep(float (&o)[RESULTS],
+                                            float4 (*kept)[WARPGROUP],
+                                            const float (&old)[2],
+                                            const float (&shrink)[2])
+{
+    float4 *at = &kept[0][threadIdx.x % WARPGROUP];
+
+#pragma unroll
+    for (int i = 0; i < RESULTS / 4; i++, at += WARPGROUP) {
+        float4 v = *at;
+
+        v.x = v.x * old[0] + o[4 * i] * shrink[0];
+        v.y = v.y * old[0] + o[4 * i + 1] * shrink[0];
+        v.z = v.z * old[1] + o[4 * i + 2] * shrink[1];
+        v.w = v.w * old[1] + o[4 * i + 3] * shrink[1];
+        *at = v;
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            o[4 * i + j] = 0;
+    }
+}
+
+/* All of it, back in registers. */
+static __device__ __forceinline__ void fetch(float (&o)[RESULTS],
+                                             const float4 (*kept)[WARPGROUP],
+                                             const float (&old)[2])
+{
+    const float4 *at = &kept[0][threadIdx.x % WARPGROUP];
+
+#pragma unroll
+    for (int i = 0; i < RESULTS / 4; i++, at += WARPGROUP) {
+        const float4 v = *at;
+
+        o[4 * i] += v.x * old[0];
+        o[4 * i + 1] += v.y * old[0];
+        o[4 * i + 2] += v.z * old[1];
+        o[4 * i + 3] += v.w * old[1];
+    }
+}
+
+/* Write the warp's 16 rows through `stage`, as much shared memory. */
+static __device__ __forceinline__ void write(const float (&o)[RESULTS],
+                                             const float (&sum)[2],
+                                             const float *mean, cv_bf16 *stage,
+                                             cv_bf16 *out, int64_t step,
+                                             int rows)
+{
+    const int lane = (int)(threadIdx.x % CV_WARP);
+    float share[2];
+
+#pragma unroll
+    for (int h = 0; h < 2; h++)
+        share[h] = __fdividef(1, cv_row_sum(sum[h]));
+#pragma unroll
+    for (int j = 0; j < DIM / 8; j++) {
+        const float2 add = *(const float2 *)(mean + j * 8 + lane % 4 * 2);
+
+#pragma unroll
+        for (int h = 0; h < 2; h++)
+            *(uint32_t *)(stage + cv_tile_at<DIM>(h * 8 + lane / 4, j) +
+                          lane % 4 * 2) =
+                cv_pack_bf16(o[4 * j + 2 * h] * share[h] + add.x,
+                             o[4 * j + 2 * h + 1] * share[h] + add.y);
+    }
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < 16 * DIM / 8 / CV_WARP; i++) {
+        int at = lane + i * CV_WARP, row = at / 16, chunk = at % 16;
+
+        if (row < rows)
+            *(uint4 *)(out + row * step + chunk * 8) =
+                *(const uint4 *)(stage + cv_tile_at<DIM>(row, chunk));
+    }
+}
+
+/* The warp's 16 rows, for attention8_merge_kernel. */
+static __device__ __forceinline__ void write_part(const float (&o)[RESULTS],
+                                                  const float (&top)[2],
+                                                  const float (&sum)[2],
+                                                  const Plan &plan, int row)
+{
+    const int lane = (int)(threadIdx.x % CV_WARP);
+
+    row += lane / 4;
+#pragma unroll
+    for (int h = 0; h < 2; h++, row += 8) {
+        float *to = plan.results + (int64_t)row * DIM + lane % 4 * 2;
+        float all = cv_row_sum(sum[h]);
+
+        if (lane % 4 == 0)
+            plan.sums[row] = make_float2(top[h], all);
+#pragma unroll
+        for (int j = 0; j < DIM / 8; j++)
+            *(float2 *)(to + j * 8) = make_float2(o[4 * j + 2 * h],
+                                                  o[4 * j + 2 * h + 1]);
+    }
+}
+
+static __device__ __forceinline__ void compute(Tiles *t, const CvAttend &a,
+                                               const Cv8 &x, const Plan &plan,
+                                               const Job &job, int group)
+{
+    const int tiles = job.end - job.begin;
+    const int warp = (int)(threadIdx.x % WARPGROUP / CV_WARP);
+    const int lane = (int)(threadIdx.x % CV_WARP);
+    const uint8_t *q = t->q + group * CV8_BYTES;
+    const int first = job.query + group * ROWS + warp * 16;
+    const int64_t step = (int64_t)a.heads * DIM;
+    const float *factors = x.q_factor +
+                           (int64_t)job.head * x.q_groups * CV8_TOKENS + first;
+    const float factor[2] = { factors[lane / 4], factors[lane / 4 + 8] };
+    const float *mean = x.channels[x.head + job.head].value_mean;
+    float o[RESULTS], top[2], sum[2], shrink[2], kept_top[2], old[2];
+    float4 (*kept)[WARPGROUP] = t->kept[group];
+    uint32_t p[SCORES / 4];
+    int s[SCORES];
+
+#pragma unroll
+    for (int i = 0; i < RESULTS; i++)
+        o[i] = 0;
+#pragma unroll
+    for (int i = 0; i < SCORES; i++)
+        s[i] = 0;
+#pragma unroll
+    for (int i = 0; i < RESULTS / 4; i++)
+        kept[i][threadIdx.x % WARPGROUP] = make_float4(0, 0, 0, 0);
+    top[0] = top[1] = kept_top[0] = kept_top[1] = -INFINITY;
+    sum[0] = sum[1] = 0;
+    /* The first turn is the first warpgroup's. */
+    if (group == 1 && tiles > 1)
+        cv_named_arrive(TURN, 2 * WARPGROUP);
+    cv_mbarrier_wait(&t->q_full, 0);
+    cv_mbarrier_wait(&t->k_full[0], 0);
+    cv_wgmma_hold(s);
+    cv_wgmma_fence();
+    score(s, q, t->k[0]);
+    cv_wgmma_wait<0>();
+    cv_wgmma_hold(s);
+    done_with(&t->k_empty[0]);
+    finish_keys(s, a.m - (job.end - 1) * KEYS);
+    soften<true>(s, top, sum, shrink, factor, t->groups[0]);
+    pack(p, s);
+    for (int i = 1; i < tiles; i++) {
+        const int now = i % PLACES, before = (i - 1) % PLACES;
+
+        cv_mbarrier_wait(&t->k_full[now], i / PLACES & 1);
+        cv_named_wait(TURN + group, 2 * WARPGROUP);
+        cv_wgmma_hold(s);
+        cv_wgmma_hold(o);
+        hold_weights(p);
+        cv_wgmma_fence();
+        score(s, q, t->k[now]);
+        cv_mbarrier_wait(&t->v_full[before], (i - 1) / PLACES & 1);
+        cv_wgmma_fence();
+        gather(o, p, t->v[before]);
+        /* The second's last turn is followed by nobody's. */
+        if (group == 0 || i + 1 < tiles)
+            cv_named_arrive(TURN + (group ^ 1), 2 * WARPGROUP);
+        cv_wgmma_wait<1>();
+        cv_wgmma_hold(s);
+        done_with(&t->k_empty[now]);
+        soften<false>(s, top, sum, shrink, factor, t->groups[i % SCALES]);
+        cv_wgmma_hold(s);
+        /* Weights are made while the product is under way: the assembler moves
+         * the wait up to the scores otherwise, but not over a store. */
+        *(volatile float *)&t->sums[threadIdx.x] = sum[0] + sum[1];
+        cv_wgmma_wait<0>();
+        cv_wgmma_hold(o);
+        done_with(&t->v_empty[before]);
+        pack(p, s);
+        if (i % KEEP == 0) {
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                old[h] = cv_exp2(kept_top[h] - top[h]);
+                kept_top[h] = top[h];
+            }
+            keep(o, kept, old, shrink);
+        } else {
+#pragma unroll
+            for (int j = 0; j < RESULTS; j++)
+                o[j] *= shrink[j / 2 % 2];
+        }
+    }
+    cv_mbarrier_wait(&t->v_full[(tiles - 1) % PLACES],
+                     (tiles - 1) / PLACES & 1);
+    cv_wgmma_hold(o);
+    hold_weights(p);
+    cv_wgmma_fence();
+    gather(o, p, t->v[(tiles - 1) % PLACES]);
+    cv_wgmma_wait<0>();
+    cv_wgmma_hold(o);
+#pragma unroll
+    for (int h = 0; h < 2; h++)
+        old[h] = cv_exp2(kept_top[h] - top[h]);
+    fetch(o, kept, old);
+    if (job.shared >= 0) {
+        write_part(o, top, sum, plan,
+                   job.shared * QUERIES + group * ROWS + warp * 16);
+        return;
+    }
+    /* The warpgroup has fetched what it kept, and its place is free. */
+    cv_named_wait(OWN + group, WARPGROUP);
+    write(o, sum, mean, (cv_bf16 *)kept + warp * 16 * DIM,
+          (cv_bf16 *)a.out + first * step + (int64_t)(x.head + job.head) * DIM,
+          step, a.n - first);
+}
+
+#endif /* CV_HOPPER_CODE */
+
+static __global__ void __launch_bounds__(THREADS, 1)
+attention8_kernel(CvAttend a, Cv8 x, Plan plan)
+{
+#if CV_HOPPER_CODE
+    CV_DYNAMIC_SHARED(Tiles, t);
+    const Job job = find_job(plan);
+    /* So that the compiler sees that it is the same for a warp. */
+    const int role = __shfl_sync(0xffffffffu,
+                                 (int)(threadIdx.x / WARPGROUP), 0);
+
+    if (threadIdx.x == 0) {
+        cv_mbarrier_init(&t->q_full, 1);
+        for (int i = 0; i < PLACES; i++) {
+            cv_mbarrier_init(&t->k_full[i], 1);
+            cv_mbarrier_init(&t->v_full[i], 1);
+            cv_mbarrier_init(&t->k_empty[i], 2 * WARPGROUP / CV_WARP);
+            cv_mbarrier_init(&t->v_empty[i], 2 * WARPGROUP / CV_WARP);
+        }
+        cv_mbarrier_init_done();
+    }
+    __syncthreads();
+    if (role == 0) {
+        cv_registers_give<24>();
+        if (threadIdx.x == 0)
+            load_all(t, x, job);
+    } else {
+        cv_registers_take<240>();
+        compute(t, a, x, plan, job, role - 1);
+    }
+#else
+    (void)a;
+    (void)x;
+    (void)plan;
+#endif
+}
+
+/* A warp adds the parts of a row of queries. */
+static __global__ void __launch_bounds__(MERGE)
+attention8_merge_kernel(CvAttend a, Cv8 x, Plan plan)
+{
+    const int rows = MERGE / CV_WARP, lane = (int)(threadIdx.x % CV_WARP);
+    const int at = (int)blockIdx.x * rows + (int)threadIdx.x / CV_WARP;
+    const int tile = plan.whole + at / QUERIES;
+    const int query = tile % plan.query_tiles * QUERIES + at % QUERIES;
+    const int head = x.head + tile / plan.query_tiles;
+    const int first = at / QUERIES * plan.parts * QUERIES + at % QUERIES;
+    float top = -INFINITY, sum = 0, o[4] = { 0 }, v[4];
+
+    if (query >= a.n)
+        return;
+    for (int i = 0; i < plan.parts; i++)
+        top = fmaxf(top, plan.sums[first + i * QUERIES].x);
+    for (int i = 0; i < plan.parts; i++) {
+        const int row = first + i * QUERIES;
+        const float2 part = plan.sums[row];
+        const float share = exp2f(part.x - top);
+
+        cv_load_n<4>(v, plan.results + (int64_t)row * DIM + lane * 4);
+        sum += share * part.y;
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            o[j] += share * v[j];
+    }
+    cv_load_n<4>(v, x.channels[head].value_mean + lane * 4);
+#pragma unroll
+    for (int j = 0; j < 4; j++)
+        o[j] = __fdividef(o[j], sum) + v[j];
+    cv_store_n<4>((cv_bf16 *)a.out + ((int64_t)query * a.heads + head) * DIM +
+                  lane * 4, o);
+}
+
+/* ---- what goes at a time ---- */
+
+/* Bytes of a part's results. */
+enum { PART_BYTES = QUERIES * (DIM * (int)sizeof(float) +
+                               (int)sizeof(float2)) };
+
+/* A head in 8 bits. */
+static size_t head_bytes(int64_t query_tiles, int64_t key_tiles)
+{
+    return (size_t)query_tiles * QUERIES * (DIM + sizeof(float)) +
+           (size_t)key_tiles * (2 * TILE + GROUPS * sizeof(Cv8Group));
+}
+
+/* Share out what would be an incomplete last wave of blocks: `parts` of a tile
+ * of queries such that the waves, with the tile and a half that a block takes to
+ * begin, are least. Returns them. room: bytes for parts. */
+static double plan_waves(const CvCuda *cuda, Plan *plan, int heads,
+                         size_t room)
+{
+    const int tiles = plan->query_tiles * heads;
+    const int rest = tiles % cuda->processors;
+    const double whole = tiles / cuda->processors;
+    double least = rest ? whole + 1 : whole;
+
+    plan->whole = tiles;
+    plan->parts = 1;
+    for (int parts = 2; rest && parts <= PARTS; parts++) {
+        int blocks = rest * parts;
+        double waves = whole + (double)cv_blocks(blocks, cuda->processors) *
+                       (1.0 / parts + 1.5 / plan->key_tiles);
+
+        if (plan->key_tiles / parts < LEAST ||
+            (size_t)blocks * PART_BYTES > room)
+            break;
+        if (waves < least - 0.01) {
+            least = waves;
+            plan->whole = tiles - rest;
+            plan->parts = parts;
+        }
+    }
+    return least;
+}
+
+/* How many heads at a time take the fewest waves in all; 0: one is too much. A
+ * round of them begins and ends with what takes a twentieth of a wave. */
+static int plan_heads(const CvCuda *cuda, const CvAttend *a, size_t room)
+{
+    const size_t each = head_bytes(cv_blocks(a->n, QUERIES),
+                                   cv_blocks(a->m, KEYS));
+    Plan plan = { (int)cv_blocks(a->n, QUERIES), (int)cv_blocks(a->m, KEYS), 0,
+                  0, NULL, NULL };
+    double least = INFINITY;
+    int best = 0;
+
+    for (int heads = 1; heads <= a->heads && heads * each <= room; heads++) {
+        int rounds = a->heads / heads, last = a->heads % heads;
+        double waves = rounds * (plan_waves(cuda, &plan, heads,
+                                            room - heads * each) + 0.05);
+
+        if (last)
+            waves += plan_waves(cuda, &plan, last, room - last * each) + 0.05;
+        if (waves <= least) {
+            least = waves;
+            best = heads;
+        }
+    }
+    return best;
+}
+
+/* Attend with `heads` heads from `head` on. */
+static int attend(CvCuda *cuda, const CvAttend *a, Cv8Channels *channels,
+                  int head, int heads, size_t room)
+{
+    Plan plan = { (int)cv_blocks(a->n, QUERIES), (int)cv_blocks(a->m, KEYS), 0,
+                  0, NULL, NULL };
+    Cv8 x = { channels, NULL, NULL, NULL, NULL, NULL, head, heads,
+              2 * plan.query_tiles, GROUPS * plan.key_tiles };
+    const size_t q = (size_t)heads * x.q_groups * CV8_BYTES;
+    const size_t k = (size_t)heads * x.k_groups * CV8_BYTES;
+    int rest, err;
+
+    plan_waves(cuda, &plan, heads,
+               room - heads * head_bytes(plan.query_tiles, plan.key_tiles));
+    rest = plan.query_tiles * heads - plan.whole;
+    x.q = (uint8_t *)(channels + a->heads);
+    x.k = x.q + q;
+    x.v = x.k + k;
+    x.groups = (Cv8Group *)(x.v + k);
+    x.q_factor = (float *)(x.groups + (size_t)heads * x.k_groups);
+    plan.results = x.q_factor + (size_t)heads * x.q_groups * CV8_TOKENS;
+    plan.sums = (float2 *)(plan.results + (size_t)rest * plan.parts * QUERIES *
+                           DIM);
+    err = cv_cuda_attention8_quantise(cuda, a, &x);
+    if (!err)
+        err = CV_LAUNCH(cuda, cuda->stream, attention8_kernel,
+                        plan.whole + rest * plan.parts, THREADS,
+                        sizeof(Tiles), *a, x, plan);
+    if (err || !rest)
+        return err;
+    return CV_LAUNCH(cuda, cuda->stream, attention8_merge_kernel,
+                     rest * (QUERIES / (MERGE / CV_WARP)), MERGE, 0, *a, x,
+                     plan);
+}
+
+int cv_cuda_attention8_pays(const CvAttend *a)
+{
+    /* To quantise takes a token of a head 0.1 ns and a call 10 us; a key of a
+     * query of a head takes 0.3 ps less than in bf16. */
+    return a->n * (double)a->m >= ENOUGH * (a->n + 2.0 * a->m) &&
+           a->n * (double)a->m * a->heads >= 0x1p26;
+}
+
+int cv_cuda_attention8(CvCuda *cuda, const CvAttend *a)
+{
+    const size_t own = (size_t)a->heads * sizeof(Cv8Channels);
+    const size_t room = cuda->scratch_bytes > own ? cuda->scratch_bytes - own
+                                                  : 0;
+    const int heads = plan_heads(cuda, a, room);
+    int err;
+
+    if (!heads || a->m < 1)
+        return cv_cuda_attention_hopper(cuda, a);
+    err = cv_cuda_attention8_channels(cuda, a, (Cv8Channels *)cuda->scratch);
+    for (int i = 0; i < a->heads && !err; i += heads)
+        err = attend(cuda, a, (Cv8Channels *)cuda->scratch, i,
+                     i + heads < a->heads ? heads : a->heads - i, room);
+    return err;
+}

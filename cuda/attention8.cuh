@@ -1,0 +1,64 @@
+/*
+ * What 8-bit attention's two files share: queries, keys and values in 8 bits.
+ *
+ * SPDX-License-Identifier: BSD-2-Clause
+ *
+ * Scores do not change when a constant is taken off all keys (each query's
+ * scores lose the same), when channels of queries are multiplied and those of
+ * keys divided by the same factors, or when both are turned by one orthogonal
+ * matrix. So the mean of the keys goes, factors make channels of both alike,
+ * and a Hadamard matrix (FlashAttention-3's "incoherent processing") spreads
+ * channels that stand out over all. What is left fits int8: a query has a scale
+ * of its own, 64 keys share one. Of values the mean goes too, and is added to
+ * results; 64 keys share a scale of values in e4m3. Means and factors come from
+ * 256 tokens spread over all: every choice is exact, a near one good enough.
+ *
+ * Everything lies as products want it in shared memory, so that tiles are
+ * copied as they are: tokens in groups of 64, a group's queries or keys as 64
+ * rows of 128 bytes, its values as 128 rows (channels) of 64 bytes, both
+ * swizzled (hopper.cuh, hopper8.cuh). Within 32 keys, values' bytes 4 i to 4 i
+ * + 3 are of keys 2 (i % 4) + 16 (i / 4) + 0, 1, 8, 9: where scores lie in a
+ * lane's registers, which so become an operand without moving.
+ */
+#ifndef CV_CUDA_ATTENTION8_CUH
+#define CV_CUDA_ATTENTION8_CUH
+
+#include "attention.cuh"
+
+enum {
+    CV8_DIM = 128,
+    CV8_TOKENS = 64,                         /* of a group */
+    CV8_BYTES = CV8_TOKENS * CV8_DIM,        /* of a group */
+};
+
+/* Of a group of 64 keys: factors of its keys and values, the latter as its
+ * binary logarithm and 1 / it. */
+typedef struct Cv8Group {
+    float key, log_value, per_value, unused;
+} Cv8Group;
+
+/* Of a head, by channel. */
+typedef struct Cv8Channels {
+    float query[CV8_DIM], key[CV8_DIM]; /* multiplied with */
+    float key_mean[CV8_DIM], value_mean[CV8_DIM];
+} Cv8Channels;
+
+/* Heads [head, head + heads) of an attention. */
+typedef struct Cv8 {
+    Cv8Channels *channels; /* of all heads */
+    uint8_t *q, *k, *v;    /* [heads, groups, CV8_BYTES] */
+    float *q_factor;       /* [heads, q_groups * 64]: from products with keys of
+                            * a group to scores in base 2, less Cv8Group.key */
+    Cv8Group *groups;      /* [heads, k_groups] */
+    int head, heads;
+    int q_groups, k_groups; /* past the end: zeros */
+} Cv8;
+
+/* Find all heads' channels; then quantise the heads of a Cv8.
+ * attention8_quantise.cu */
+int cv_cuda_attention8_channels(CvCuda *cuda, const CvAttend *a,
+                                Cv8Channels *channels);
+int cv_cuda_attention8_quantise(CvCuda *cuda, const CvAttend *a,
+                                const Cv8 *to);
+
+#endif /* CV_CUDA_ATTENTION8_CUH */

@@ -244,7 +244,7 @@ VALGRIND = valgrind -q --error-exitcode=99 --leak-check=full
 .PHONY: check-valgrind
 check-valgrind: all tests
 	@$(PROVE) --exec '$(VALGRIND)' $(filter-out %/test_device,$(call c_test,unit)) \
-	    $(filter-out %/test_bad_models %/test_bad_weights %/test_cuda %/test_engines \
+	    $(filter-out %/test_bad_models %/test_bad_weights %/test_cuda %/test_engines %/test_loading \
 	        %/test_tiny_vae,$(call c_test,model))
 
 # The fuzzers are built in a configuration of their own, by clang.

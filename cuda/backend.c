@@ -355,6 +355,7 @@ static const CvOps cuda_ops = {
     .attention = cv_cuda_attention,
     .add_product = cv_cuda_add_product,
     .quantise = cv_cuda_quantise,
+    .scale_rows = cv_cuda_scale_rows,
     .rms_norm = cv_cuda_rms_norm,
     .silu = cv_cuda_silu,
     .embed = cv_cuda_embed,

@@ -140,6 +140,8 @@ int cv_cuda_epilogue(CvCuda *cuda, const CvLinear *a, int64_t row, int64_t n,
 int cv_cuda_quantise(CvBackend *b, const CvTensor *out, const CvTensor *scale,
                      const CvTensor *x);
 
+int cv_cuda_scale_rows(CvBackend *b, const CvTensor *x, const CvTensor *scale);
+
 /* fp8.cu. Rows of a matrix: out (bf16 [rows, columns]) = scale[row] * src; at
  * most 2^31 elements. */
 int cv_cuda_from_fp8(CvCuda *cuda, void *out, const void *src, CvType type,

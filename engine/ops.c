@@ -198,6 +198,12 @@ int cv_quantise(CvBackend *b, const CvTensor *out, const CvTensor *scale,
     RUN(quantise)(b, out, scale, x);
 }
 
+int cv_scale_rows(CvBackend *b, const CvTensor *x, const CvTensor *scale)
+{
+    CHECK(b->fp8 && is(x, CV_F32, 2) && is_vector(scale, x->dim[0]));
+    RUN(scale_rows)(b, x, scale);
+}
+
 int cv_rms_norm(CvBackend *b, const CvTensor *out, const CvTensor *x,
                 const CvTensor *weight, float eps)
 {

@@ -233,6 +233,11 @@ typedef struct CvOps {
     int (*quantise)(CvBackend *b, const CvTensor *out, const CvTensor *scale,
                     const CvTensor *x);
 
+    /* x float32 [n, d] = scale[n] * x, in place, where CvBackend.fp8 is set; a
+     * product is rounded once. For weights in fp8 that were uploaded as float32
+     * and that a LoRA is going to change. */
+    int (*scale_rows)(CvBackend *b, const CvTensor *x, const CvTensor *scale);
+
     /* out[n, d] = x / sqrt(mean(x^2) + eps) * weight[d]; x: A or float32;
      * out: A; weight: float32. In place allowed. checkpoints.md 5, 7.1 */
     int (*rms_norm)(CvBackend *b, const CvTensor *out, const CvTensor *x,
@@ -400,6 +405,7 @@ int cv_add_product(CvBackend *b, const CvTensor *out, const CvTensor *left,
                    const CvTensor *right, float scale);
 int cv_quantise(CvBackend *b, const CvTensor *out, const CvTensor *scale,
                 const CvTensor *x);
+int cv_scale_rows(CvBackend *b, const CvTensor *x, const CvTensor *scale);
 int cv_rms_norm(CvBackend *b, const CvTensor *out, const CvTensor *x,
                 const CvTensor *weight, float eps);
 int cv_silu(CvBackend *b, const CvTensor *out, const CvTensor *x);

@@ -275,16 +275,17 @@ int cv_load_end(CvLoader *l, int err)
 }
 
 int cv_load_piece(CvLoader *l, const CvTensor *t, const CvEntry *e,
-                  int64_t first, int64_t step)
+                  int scaled, int64_t first, int64_t step)
 {
     int64_t rows = t->dim[0], row = t->dim[1];
     size_t bytes = bytes_of(e, row);
     uint8_t *buffer;
     int err;
 
+    scaled = scaled && e->scale;
     if (l->weights->random) {
         err = cv_random_load(l, t, e, first);
-    } else if (!e->view && !e->scale && (row == step || rows == 1)) {
+    } else if (!e->view && !scaled && (row == step || rows == 1)) {
         err = cv_upload_tagged(l->backend, t,
                                (const uint8_t *)e->tensor.data +
                                bytes_of(e, first), e->tensor.type, e);
@@ -294,9 +295,9 @@ int cv_load_piece(CvLoader *l, const CvTensor *t, const CvEntry *e,
         for (int64_t i = 0; i < rows; i++)
             cv_entry_copy(buffer + (size_t)i * bytes, e, first + i * step,
                           row);
-        err = e->scale ? cv_scale_upload(l, t, buffer, e, NULL, first / step)
-                       : cv_upload_tagged(l->backend, t, buffer,
-                                          e->tensor.type, e);
+        err = scaled ? cv_scale_upload(l, t, buffer, e, NULL, first / step)
+                     : cv_upload_tagged(l->backend, t, buffer,
+                                        e->tensor.type, e);
         free(buffer);
     }
     return err == CAUSVID_ERR(EILSEQ) ? wrong_value(l, e) : err;
@@ -317,8 +318,14 @@ static int load_into(CvLoader *l, const CvMatrix *m, CvLoadLayout layout,
     e->used = 1;
     if (l->backend->planning)
         return 0;
-    if ((deltas = cv_loras_find(l->loras, e, &n)))
-        return cv_loras_merge(l, m, e, deltas, n);
+    if ((deltas = cv_loras_find(l->loras, e, &n))) {
+        /* What stays in fp8 is multiplied on the device. */
+        if (cv_type_is_fp8(t->type) && e->scale)
+            err = cv_scale_load(l, &m->scale, e, NULL);
+        if (err == CAUSVID_ERR(EILSEQ))
+            return wrong_value(l, e);
+        return err < 0 ? err : cv_loras_merge(l, m, e, deltas, n);
+    }
     err = l->weights->random ? cv_random_load(l, t, e, 0)
                              : upload(l, t, e, layout);
     if (!err && cv_type_is_fp8(t->type))

@@ -87,7 +87,7 @@ static int add(CvLoader *l, const CvTensor *work, const CvDelta *d,
         CvTensor whole = CV_TENSOR(scratch, CV_F32, rows, row);
         const CvTerm terms[] = { { 1, work }, { d->scale, &whole } };
 
-        err = cv_load_piece(&file, &whole, d->up, first * row, row);
+        err = cv_load_piece(&file, &whole, d->up, 1, first * row, row);
         return err < 0 ? err : cv_combine(l->backend, work, terms, 2);
     }
     k = ranks_at_once(d, rows, row);
@@ -97,9 +97,10 @@ static int add(CvLoader *l, const CvTensor *work, const CvDelta *d,
         CvTensor down = CV_TENSOR(scratch + aligned_floats(rows * n), CV_F32,
                                   n, row);
 
-        if ((err = cv_load_piece(&file, &up, d->up, first * d->rank + r,
+        if ((err = cv_load_piece(&file, &up, d->up, 1, first * d->rank + r,
                                  d->rank)) < 0 ||
-            (err = cv_load_piece(&file, &down, d->down, r * row, row)) < 0 ||
+            (err = cv_load_piece(&file, &down, d->down, 1, r * row,
+                                 row)) < 0 ||
             (err = cv_add_product(l->backend, work, &up, &down,
                                   d->scale)) < 0)
             return err;
@@ -116,6 +117,7 @@ int cv_loras_merge(CvLoader *l, const CvMatrix *m, const CvEntry *e,
     int64_t step = smaller(rows, at_least_1(PIECE / 4 / row));
     size_t used = t->type == CV_F32 ? 0 : aligned_floats(step * row);
     size_t most = 0;
+    const int fp8 = cv_type_is_fp8(t->type);
     CvTensor whole = CV_RESHAPE(*t, rows, row);
     int err;
 
@@ -128,23 +130,24 @@ int cv_loras_merge(CvLoader *l, const CvMatrix *m, const CvEntry *e,
         return err;
     for (int64_t first = 0; first < rows; first += step) {
         CvTensor part = cv_rows(&whole, first, smaller(step, rows - first));
-        CvTensor work = part;
+        CvTensor work = part, scale = part;
 
         if (used) {
             work.data = l->loras->scratch;
             work.type = CV_F32;
         }
-        err = cv_load_piece(l, &work, e, first * row, row);
+        if (fp8) /* the factors: the file's, and then those of the sum */
+            scale = cv_rows(&m->scale, first, part.dim[0]);
+        err = cv_load_piece(l, &work, e, !fp8, first * row, row);
+        if (!err && fp8 && e->scale)
+            err = cv_scale_rows(l->backend, &work, &scale);
         for (int64_t i = 0; i < n && !err; i++)
             err = add(l, &work, &deltas[i], first,
                       (uint8_t *)l->loras->scratch + used);
-        if (!err && cv_type_is_fp8(t->type)) {
-            CvTensor scale = cv_rows(&m->scale, first, part.dim[0]);
-
+        if (!err && fp8)
             err = cv_quantise(l->backend, &part, &scale, &work);
-        } else if (!err && used) {
+        else if (!err && used)
             err = cv_convert(l->backend, &part, &work);
-        }
         if (err < 0)
             return err;
     }

@@ -110,9 +110,10 @@ int cv_scale_upload(CvLoader *loader, const CvTensor *t, const uint8_t *src,
 
 /* load.c: fill t, a matrix in memory, from an entry whose shape was looked at:
  * its rows begin `step` elements apart, the first one at element `first`. Of a
- * type with blocks both are whole rows. EILSEQ: a value that is no number. */
+ * type with blocks both are whole rows. scaled: multiplied by the factors that
+ * e may have, on the host. EILSEQ: a value that is no number. */
 int cv_load_piece(CvLoader *loader, const CvTensor *t, const CvEntry *e,
-                  int64_t first, int64_t step);
+                  int scaled, int64_t first, int64_t step);
 
 /* Add a tensor: type, dims and data set, data within the file (NULL: random).
  * The name is copied. EILSEQ: an empty or overlong name, control characters.

@@ -1,6 +1,6 @@
 /*
  * Tests of what takes or makes weights in fp8: upload, linear, embed, random,
- * quantise.
+ * quantise, scale_rows.
  *
  * SPDX-License-Identifier: BSD-2-Clause
  *
@@ -354,6 +354,29 @@ void test_quantise(Env *e)
         compare(e, y, expected, "quantise, %s, %lld x %lld",
                 cv_type_name(type), (long long)rows, (long long)d);
         free_matrix(e, &m);
+        end_case(e);
+    }
+}
+
+void test_scale_rows(Env *e)
+{
+    if (is_refused(e))
+        return;
+    for (int i = 0; i < 16; i++) {
+        int64_t n = PICK(e, 1, 3, 40), d = PICK(e, 1, 7, 64, 1030, 3000);
+        Buffer *x = writable(INPUT(e, CV_F32, 1, n, d));
+        Buffer *scale = INPUT(e, CV_F32, 0.01, n);
+        double *expected = make_doubles(e, n * d);
+
+        for (int64_t k = 0; k < n * d; k++) {
+            volatile float product = scale->host[k / d];
+
+            product *= x->host[k];
+            expected[k] = (double)product;
+        }
+        called(e, cv_scale_rows(e->b, &x->t, &scale->t), "scale_rows");
+        compare(e, x, expected, "scale_rows, %lld x %lld", (long long)n,
+                (long long)d);
         end_case(e);
     }
 }

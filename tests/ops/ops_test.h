@@ -106,6 +106,7 @@ void test_linear_fp8(Env *e);
 void test_embed_fp8(Env *e);
 void test_random_fp8(Env *e);
 void test_quantise(Env *e);
+void test_scale_rows(Env *e);
 void test_memory(Env *e);          /* ops_memory.c */
 void test_check(Env *e);
 void test_random(Env *e);

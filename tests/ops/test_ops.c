@@ -39,6 +39,7 @@ const OpTest op_tests[] = {
     { "attention8", test_attention8 },
     { "add_product", test_add_product },
     { "quantise", test_quantise },
+    { "scale_rows", test_scale_rows },
     { "rms_norm", test_rms_norm },
     { "norm_modulate", test_norm_modulate },
     { "layer_norm", test_layer_norm },

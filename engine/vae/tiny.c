@@ -171,7 +171,9 @@ static int convolve(CvRun *run, CvVaeState *state, const CvVaeConv *conv,
                     const CvTensor *out, const CvTensor *x,
                     const CvTensor *add)
 {
-    return cv_vae_conv(run, state, conv, out, x, add, NULL, NULL);
+    CvTensor in = *x; /* stays where it is: there are no spare tensors */
+
+    return cv_vae_conv(run, state, conv, out, &in, add, NULL, NULL);
 }
 
 /* relu(conv(relu(conv(relu(conv(past, x))))) + x) */

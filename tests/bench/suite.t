@@ -59,14 +59,14 @@ has() {
 
 # With tabs; the first is reached by anything, the second by nothing, the third
 # is of another device, the fourth of a case that is not run.
-targets() {
+make_targets() {
     printf '%s\t' what gpu model precision steps size vram key bar value unit
     echo source
     while read -r row; do
         echo "$row" | tr '|' '\t'
     done
 }
-targets > targets <<'END'
+make_targets > targets <<'END'
 runs|cpu|tiny-causal|fp32|3|tiny|-|frames_per_s|>=|0.000001|frames/s|test
 END
 mkdir results
@@ -124,7 +124,7 @@ suite 0 --resume --only "steps tiny" && has '^8 cases' &&
         = 2 ] && [ "$(grep -c skipped results/results.jsonl)" = 1 ]
 check "--resume measures what is missing"
 
-targets > targets <<'END'
+make_targets > targets <<'END'
 never|cpu|tiny|fp32|6|tiny|-|denoised_s|<=|0|s|test
 other|No GPU|tiny|fp32|6|tiny|-|denoised_s|<=|0|s|test
 refused|cpu|tiny|fp8|3|tiny|-|denoised_s|<=|1|s|test
@@ -148,7 +148,7 @@ check "--budget: nothing fits"
 check "a program that does not run"
 
 # The targets that are used: every row belongs to a case, every key exists.
-targets > targets < /dev/null
+make_targets > targets < /dev/null
 suite 0 --only "tiny fp32 3 steps tiny" &&
     PYTHONPATH=$src/tests/bench "$python" - "$src" <<'END' > out 2>&1
 import json, sys

@@ -14,6 +14,8 @@
 #   sanitizer  the operations under compute-sanitizer: memcheck, racecheck
 #   reference  real widths and whole clips beside PyTorch: reference.py
 #   evaluate   the sample model's scores, on the GPU and on the CPU
+#   fp8        precision=fp8: forwards at real widths against PyTorch's float32,
+#              the sample model's frames and scores beside those of bf16
 #   memory     predicted and used GPU memory; a streamed text encoder
 #   ffmpeg     frames in GPU memory: FFmpeg with tests/ffmpeg/cuda.t
 # Without a PART all of them. Each step has a time limit; a failed one does not
@@ -25,8 +27,8 @@
 #
 # Environment: CAUSVID_SRC, CAUSVID_BUILD; PYTHON; GPU_WORK, where logs go and
 # the random models of `reference` (12 GB), default CAUSVID_BUILD/gpu;
-# REFERENCE_ARGS and MEMORY_ARGS, of the scripts beside this one; EVALUATE_EVERY
-# (8), of the list of prompts; FFMPEG, FFPROBE, default those in
+# REFERENCE_ARGS, MEMORY_ARGS and FP8_ARGS, of the scripts beside this one;
+# EVALUATE_EVERY (8) and FP8_EVERY (1), of the list of prompts; FFMPEG, FFPROBE, default those in
 # CAUSVID_BUILD/bin.
 
 set -u
@@ -50,10 +52,10 @@ if [ "${1:-}" = --rehearse ]; then
     rehearse=yes
     shift
 fi
-[ $# -gt 0 ] || set -- ops clip engines memory sanitizer reference evaluate ffmpeg
+[ $# -gt 0 ] || set -- ops clip engines memory sanitizer reference evaluate fp8 ffmpeg
 for part; do
     case $part in
-    ops|clip|engines|sanitizer|reference|evaluate|memory|ffmpeg) ;;
+    ops|clip|engines|sanitizer|reference|evaluate|fp8|memory|ffmpeg) ;;
     *) echo "run.sh: unknown part '$part'; see the top of $0" >&2; exit 2 ;;
     esac
 done
@@ -237,35 +239,111 @@ same_scores() {
 }
 
 # Its exit status says whether the bars are reached: here only whether it ran.
-evaluate() { # NAME DEVICE PRECISION
-    set -- "$1" 600 "$build/bin/evaluate" --model "$model" \
-        --prompts "$src/samples/evaluate-prompts.tsv" --device "$2" \
-        --precision "$3"
+evaluate() { # NAME DEVICE PRECISION EVERY [OPTION VALUE]...
+    name=$1 device=$2 precision=$3 every=$4
+    shift 4
     if [ $rehearse = yes ]; then
-        set -- "$@" --limit 2 --frames 16
+        set -- --limit 2 --frames 16 "$@"
     else
-        set -- "$@" --every "${EVALUATE_EVERY:-8}"
+        set -- --every "$every" "$@"
     fi
-    name=$1 limit=$2
-    shift 2
+    set -- "$build/bin/evaluate" --model "$model" \
+        --prompts "$src/samples/evaluate-prompts.tsv" --device "$device" \
+        --precision "$precision" "$@"
     # shellcheck disable=SC2016
-    step "$name" "$limit" sh -c '"$@"; status=$?; [ $status -le 1 ]' sh "$@" &&
+    step "$name" 600 sh -c '"$@"; status=$?; [ $status -le 1 ]' sh "$@" &&
         grep -q 'object colour' "$log"
 }
 
 run_evaluate() {
     gpu=cuda
     [ $rehearse = no ] || gpu=cpu
-    evaluate "evaluate cpu" cpu fp32 || return
-    for precision in fp32 bf16; do
-        [ $rehearse$precision != yesbf16 ] || continue
-        evaluate "evaluate $gpu $precision" $gpu $precision || continue
+    every=${EVALUATE_EVERY:-8}
+    evaluate "evaluate cpu" cpu fp32 "$every" || return
+    for row in fp32 bf16; do
+        [ $rehearse$row != yesbf16 ] || continue
+        evaluate "evaluate $gpu $row" $gpu $row "$every" || continue
         # Float32 must score alike; bf16 may turn a narrow case over.
-        case $precision in fp32) share=0 ;; *) share=0.05 ;; esac
+        case $row in fp32) share=0 ;; *) share=0.05 ;; esac
         result=FAIL
         same_scores "$work/evaluate-cpu.log" "$log" $share && result=pass
-        note $result - "the same scores, $precision" "$share may differ"
+        note $result - "the same scores, $row" "$share may differ"
     done
+}
+
+# points_lost A B: the most that a row of table B lies below that of A, in
+# points of a hundred; nothing where the tables are not of the same questions
+points_lost() {
+    awk '
+        match($0, / [0-9]+ of +[0-9]+ /) {
+            split(substr($0, RSTART, RLENGTH), n, " ")
+            row = substr($0, 1, RSTART - 1)
+            sub(/ +$/, "", row)
+            if (FNR == NR) { right[row] = n[1]; asked[row] = n[3]; next }
+            rows++
+            if (asked[row] != n[3]) bad = 1
+            lost = 100 * (right[row] - n[1]) / n[3]
+            if (rows == 1 || lost > most) most = lost
+        }
+        END { if (!bad && rows >= 4) printf "%.2f\n", most }' "$1" "$2"
+}
+
+# at_most VALUE BAR; an empty VALUE is above every bar
+at_most() {
+    [ -n "$1" ] && awk -v a="$1" -v b="$2" 'BEGIN { exit !(a + 0 <= b + 0) }'
+}
+
+fp8_forwards() { # PRECISION
+    if ! $python -c 'import torch, transformers, diffusers, safetensors' \
+            > "$work/python.log" 2>&1; then
+        skip "fp8: forwards" "$(tail -n 1 "$work/python.log")"
+        return
+    fi
+    set -- --precisions "bf16,$1"
+    [ $rehearse = no ] || set -- "$@" --scale tiny --torch cpu
+    # shellcheck disable=SC2086
+    step "fp8: forwards" 900 env -u LD_LIBRARY_PATH \
+        ${LD_LIBRARY_PATH:+"LD_LIBRARY_PATH=$LD_LIBRARY_PATH"} \
+        "$python" "$src/tests/gpu/fp8.py" --work "$work/reference" "$@" ${FP8_ARGS:-}
+    sed -n '/^Errors against/,/^$/p' "$log"
+}
+
+# The same clips in bf16 and fp8: frames by PSNR, at least 30 dB; scores, which
+# may not fall by more than a point of a hundred.
+fp8_sample() { # PRECISION
+    every=${FP8_EVERY:-1} clips=$work/bf16.rgb
+    gpu=cuda bf16=bf16 fp8=$1
+    [ $rehearse = no ] || gpu=cpu bf16=fp32 fp8=fp32
+    evaluate "fp8: evaluate $bf16" $gpu $bf16 "$every" --save "$clips" &&
+        cp "$log" "$work/bf16.log" &&
+        evaluate "fp8: evaluate $fp8" $gpu "$fp8" "$every" --against "$clips"
+    ran=$?
+    rm -f "$clips"
+    [ $ran = 0 ] || return
+    words=$(sed -n 's/^PSNR against .*rgb: //p' "$log")
+    psnr=${words%% *}
+    [ "$psnr" != identical ] || psnr=999
+    result=FAIL
+    [ -n "$psnr" ] && at_most 30 "$psnr" && result=pass
+    note $result - "fp8: frames, 30 dB" "$words"
+    lost=$(points_lost "$work/bf16.log" "$log")
+    result=FAIL
+    at_most "$lost" 1 && result=pass
+    note $result - "fp8: scores, 1 point may be lost" \
+        "${lost:-unknown} points lost"
+}
+
+run_fp8() {
+    tried=fp8
+    if ! ours "$build/bin/causvid" bench --device cuda --precision fp8 \
+            --model random:tiny --tokenizer "$model/tokenizer" --runs 1 \
+            --size 32x32 --frames 9 --steps 1 > "$work/fp8.log" 2>&1; then
+        skip fp8 "$(tail -n 1 "$work/fp8.log")"
+        [ $rehearse = yes ] || return
+        tried=bf16 # the script itself is tried all the same
+    fi
+    fp8_forwards $tried
+    fp8_sample $tried
 }
 
 run_ffmpeg() {

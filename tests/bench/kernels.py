@@ -14,6 +14,8 @@ are taken in the faster of PyTorch's two layouts, with cudnn.benchmark; the
 frames of the history come with the input, and doubled ones are
 nearest-neighbour interpolation and a convolution, as the official code has it.
 Norms and pictures have no counterpart in these libraries.
+
+kernel_targets.tsv says what operations are to reach on one kind of GPU.
 """
 import contextlib
 import json
@@ -32,20 +34,43 @@ ATTENTION = re.compile(r"(\d+) x (\d+), (\d+) heads? of (\d+)")
 CONV = re.compile(r"\[(\d+), (\d+), (\d+), (\d+)\] -> (\d+), (\d+)x(\d+)x\d+")
 
 
-def ours(args):
-    """Rows of test_ops."""
+# What test_ops runs on a GPU: the backend's name, more arguments. Builds that
+# do not have one of the later ones say so and are not asked for it.
+BACKENDS = (("cuda bf16", []), ("cuda fp8", ["--op", "linear"]),
+            ("cuda 8-bit attention", []))
+
+
+def test_ops(args, *arguments):
     program = args.with_test_ops or os.path.join(
         os.path.dirname(args.with_causvid), "..", "tests", "ops", "test_ops")
-    command = [program, "--bench", "--json"]
-    if args.device == "cuda":
-        command.append("--gpu")
     env = dict(os.environ)
     if "CAUSVID_LIBRARY_PATH" in env:
         env["LD_LIBRARY_PATH"] = env["CAUSVID_LIBRARY_PATH"]
-    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True,
-                          check=True, timeout=args.limit)
+    done = subprocess.run([program, "--bench", "--json", *arguments], env=env,
+                          stdout=subprocess.PIPE, text=True, check=True,
+                          timeout=args.limit)
     return [json.loads(line) for line in done.stdout.splitlines()
             if line.startswith("{")]
+
+
+def ours(args):
+    """Rows of test_ops; what computes in 8 bits has an 8 in its name."""
+    if args.device != "cuda":
+        return test_ops(args)
+    rows = []
+    for name, more in BACKENDS:
+        try:
+            found = test_ops(args, "--gpu", "--backend", name, *more)
+        except subprocess.CalledProcessError:
+            if not rows: # of bf16, which every build has
+                raise
+            continue
+        for row in found if rows else []:
+            row["op"] = re.sub(r"^(linear|attention)(?!8).*", r"\g<1>8",
+                               row["op"])
+        rows += [row for row in found
+                 if not rows or row["op"] in ("linear8", "attention8")]
+    return rows
 
 
 class Theirs:
@@ -140,11 +165,36 @@ def figures(rate, unit):
     return f"{rate / 1e9:.1f} {unit}"
 
 
+def read_targets(device):
+    """[op, beginning of the shape, TFLOP/s] for this device."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)),
+                        "kernel_targets.tsv")
+    with open(path, encoding="utf-8") as f:
+        rows = [line.rstrip("\n").split("\t") for line in f
+                if line.strip() and line[0] != "#"]
+    return [[op, shape, float(tflops)] for gpu, op, shape, tflops in rows[1:]
+            if gpu in device]
+
+
+def judge(targets, row):
+    """(words, whether it is reached) of a figure of ours; a target that was
+    found is taken off the list."""
+    for target in targets:
+        if target[0] == row["op"] and row["shape"].startswith(target[1]):
+            targets.remove(target)
+            good = row["work"] / row["seconds"] >= target[2] * 1e12
+            return (f"{target[2]:g} TFLOP/s: "
+                    f"{'pass' if good else 'FALLS SHORT'}"), good
+    return "-", True
+
+
 def table(peer, args):
-    """The head, then a row for each figure of ours. Records each."""
+    """(The head, then a row for each figure of ours; what was missed.) Records
+    each figure."""
     rows = [["operation", "shape", "causvid", "rate", "of ceiling", "PyTorch",
-             "rate", "faster", "by"]]
-    theirs = Theirs(peer)
+             "rate", "faster", "by", "target"]]
+    device = torch.cuda.get_device_name() if peer.device == "cuda" else "CPU"
+    theirs, targets, missed = Theirs(peer), read_targets(device), []
     torch.backends.cudnn.benchmark = True
     for row in ours(args):
         found = None
@@ -162,7 +212,12 @@ def table(peer, args):
             row.update(peer_seconds=found[0], peer=found[1])
         else:
             cells += ["-"] * 4
+        verdict, good = judge(targets, row)
+        if not good:
+            missed.append(f"{row['op']} {row['shape']}")
         args.record({"kernel": row})
-        rows.append(cells)
+        rows.append(cells + [verdict])
+    rows += [[op, shape] + ["-"] * 7 + [f"{tflops:g} TFLOP/s: not measured"]
+             for op, shape, tflops in targets]
     torch.backends.cudnn.benchmark = False
-    return rows
+    return rows, missed

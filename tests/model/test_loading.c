@@ -210,7 +210,7 @@ static void test_spoilt(Bench *bench, CvBackend *b)
             spoil(bench, i == 1 ? "blocks.1.ffn.2.weight"
                                 : "blocks.0.cross_attn.k.bias");
         bench->error[0] = 0;
-        if (cv_enter(b) < 0 || cv_dit_open(&dit, b, paths[TRANSFORMER], "",
+        if (cv_enter(b) < 0 || cv_dit_open(&dit, b, paths[TRANSFORMER], NULL, "",
                                            &bench->log) < 0)
             tap_bail("%s", bench->error);
         is_int(cv_dit_load(dit), i ? CAUSVID_ERR(EILSEQ) : 0);
@@ -264,7 +264,8 @@ static int load_within(Bench *bench, CvBackend *b, int64_t more)
     void *much;
     int err;
 
-    if (cv_dit_open(&dit, b, paths[TRANSFORMER], "", &bench->log) < 0)
+    if (cv_dit_open(&dit, b, paths[TRANSFORMER], NULL, "",
+                    &bench->log) < 0)
         tap_bail("%s", bench->error);
     malloc_trim(0); /* what was freed must not serve instead */
     before = limit_data(data_bytes() + (int64_t)cv_dit_bytes(dit) + more);

@@ -30,14 +30,14 @@ import torch.nn.functional as F
 SECONDS = 0.15 # for each figure, at least
 
 LINEAR = re.compile(r"\[(\d+), (\d+)\] x \[(\d+), \d+\]")
-ATTENTION = re.compile(r"(\d+) x (\d+), (\d+) heads? of (\d+)")
+ATTENTION = re.compile(r"(\d+) x (\d+), (\d+) heads?(?: of (\d+))?")
 CONV = re.compile(r"\[(\d+), (\d+), (\d+), (\d+)\] -> (\d+), (\d+)x(\d+)x\d+")
 
 
 # What test_ops runs on a GPU: the backend's name, more arguments. Builds that
 # do not have one of the later ones say so and are not asked for it.
 BACKENDS = (("cuda bf16", []), ("cuda fp8", ["--op", "linear"]),
-            ("cuda 8-bit attention", []))
+            ("cuda 8-bit attention", ["--op", "attention8"]))
 
 
 def test_ops(args, *arguments):
@@ -68,6 +68,7 @@ def ours(args):
         for row in found if rows else []:
             row["op"] = re.sub(r"^(linear|attention)(?!8).*", r"\g<1>8",
                                row["op"])
+            row["shape"] = row["shape"].replace("fp8 ", "", 1)
         rows += [row for row in found
                  if not rows or row["op"] in ("linear8", "attention8")]
     return rows
@@ -143,7 +144,8 @@ class Theirs:
         """(seconds, by what) of the row's shape, or None."""
         op, shape = row["op"], row["shape"]
         numbers = [re.search(p, shape) for p in (LINEAR, ATTENTION, CONV)]
-        numbers = [m and [int(n) for n in m.groups()] for m in numbers]
+        numbers = [m and [int(n or 128) for n in m.groups()]
+                   for m in numbers]
         if op == "product":
             n = int(shape.split()[0])
             return self.linear(n, n, n)

@@ -60,8 +60,10 @@ int cv_cuda_ring_free(CvCuda *cuda, int wait)
         return 0;
     error = wait ? cudaEventSynchronize(piece->done)
                  : cudaEventQuery(piece->done);
-    if (error == cudaErrorNotReady)
+    if (error == cudaErrorNotReady) {
+        cudaGetLastError(); /* or the next launch takes it for its own */
         return 0;
+    }
     if (error)
         return cv_cuda_check(cuda, error, "an upload");
     ring->bytes -= piece->bytes;

@@ -637,6 +637,9 @@ void emulator_run(dim3 grid, dim3 block, size_t bytes, const char *name,
     blockIdx = { 0, 0, 0 };
     shared_bytes = bytes;
     check_configuration(grid, block, bytes);
+    if (cudaPeekAtLastError() != cudaSuccess)
+        emulator_fail("nobody has asked for the error of an earlier call: the "
+                      "launch would be taken for wrong");
     kernel = run;
     kernel_cookie = cookie;
     make_shared();

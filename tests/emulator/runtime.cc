@@ -332,8 +332,11 @@ struct CUstream_st {
 
 struct CUevent_st {
     struct timespec time;
-    int recorded;
+    int recorded, asked;
 };
+
+/* Of this thread, until somebody asks: what a launch would take for its own. */
+static thread_local cudaError_t last_error;
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags)
 {
@@ -395,17 +398,25 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t)
         return cudaErrorInvalidResourceHandle;
     clock_gettime(CLOCK_MONOTONIC, &event->time);
     event->recorded = 1;
+    event->asked    = 0;
     return cudaSuccess;
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event)
 {
+    if (event)
+        event->asked = 1;
     return event ? cudaSuccess : cudaErrorInvalidResourceHandle;
 }
 
+/* Whoever asks for the first time is told to wait. */
 cudaError_t cudaEventQuery(cudaEvent_t event)
 {
-    return event ? cudaSuccess : cudaErrorInvalidResourceHandle;
+    if (!event)
+        return cudaErrorInvalidResourceHandle;
+    if (event->recorded && !event->asked++)
+        return last_error = cudaErrorNotReady;
+    return cudaSuccess;
 }
 
 cudaError_t cudaEventDestroy(cudaEvent_t event)
@@ -690,6 +701,7 @@ static const struct {
       "invalid device ordinal" },
     { cudaErrorInvalidResourceHandle, "cudaErrorInvalidResourceHandle",
       "invalid resource handle" },
+    { cudaErrorNotReady, "cudaErrorNotReady", "device not ready" },
 };
 
 const char *cudaGetErrorName(cudaError_t error)
@@ -710,12 +722,15 @@ const char *cudaGetErrorString(cudaError_t error)
 
 cudaError_t cudaGetLastError(void)
 {
-    return cudaSuccess;
+    cudaError_t error = last_error;
+
+    last_error = cudaSuccess;
+    return error;
 }
 
 cudaError_t cudaPeekAtLastError(void)
 {
-    return cudaSuccess;
+    return last_error;
 }
 
 } /* extern "C" */

@@ -103,14 +103,19 @@ CvTensor cv_rows(const CvTensor *t, int64_t first, int64_t n)
     return rows;
 }
 
-int cv_same_shape(const CvTensor *a, const CvTensor *b)
+int cv_same_dims(const CvTensor *a, const CvTensor *b)
 {
-    if (a->type != b->type || a->n_dims != b->n_dims)
+    if (a->n_dims != b->n_dims)
         return 0;
     for (int i = 0; i < a->n_dims; i++)
         if (a->dim[i] != b->dim[i])
             return 0;
     return 1;
+}
+
+int cv_same_shape(const CvTensor *a, const CvTensor *b)
+{
+    return a->type == b->type && cv_same_dims(a, b);
 }
 
 const char *cv_shape_text(char text[CV_SHAPE_TEXT], const CvTensor *t)

@@ -95,6 +95,9 @@ CvTensor cv_rows(const CvTensor *t, int64_t first, int64_t n);
  * by the operations, which look at every shape). */
 #define CV_RESHAPE(t_, ...) CV_TENSOR((t_).data, (t_).type, __VA_ARGS__)
 
+/* 1 when every dimension is equal. */
+int cv_same_dims(const CvTensor *a, const CvTensor *b);
+
 /* 1 when type and every dimension are equal. */
 int cv_same_shape(const CvTensor *a, const CvTensor *b);
 

@@ -32,16 +32,6 @@ static CvTensor trimmed(const CvTensor *t)
     return s;
 }
 
-static int same_dims(const CvTensor *a, const CvTensor *b)
-{
-    if (a->n_dims != b->n_dims)
-        return 0;
-    for (int i = 0; i < a->n_dims; i++)
-        if (a->dim[i] != b->dim[i])
-            return 0;
-    return 1;
-}
-
 /* The stored dims that `t` is made of, for messages too. */
 static CvTensor stored_shape(const CvTensor *t, CvLoadLayout layout)
 {
@@ -73,13 +63,13 @@ static int shape_agrees(const CvTensor *stored, const CvTensor *expected,
             a.dim[2] = a.dim[3];
             a.dim[3] = a.dim[4];
         }
-        return same_dims(stored, &a);
+        return cv_same_dims(stored, &a);
     }
     if (layout == CV_LOAD_CONV_PAIR)
-        return same_dims(stored, expected);
+        return cv_same_dims(stored, expected);
     a = trimmed(stored);
     b = trimmed(expected);
-    return same_dims(&a, &b);
+    return cv_same_dims(&a, &b);
 }
 
 /* Numbers, as they are or quantised. */

@@ -563,6 +563,28 @@ Outcome try_model(const CausvidSettings *settings, int frames)
     return o;
 }
 
+int is_refused(const Outcome *o, const char *call, int error,
+               const char *parts)
+{
+    return o->error == CAUSVID_ERR(error) && !strcmp(o->call, call) &&
+           o->errors == 1 && !o->warnings && !o->bad && !o->frames &&
+           line_has(o, parts);
+}
+
+int is_unharmed(const Outcome *o, int frames, uint64_t hash)
+{
+    return !o->error && o->frames == frames && o->hash == hash && !o->errors &&
+           !o->warnings && !o->bad;
+}
+
+void print_outcome(const Outcome *o)
+{
+    fflush(stdout);
+    fprintf(stderr, "#   %s gave %d after %d frames (%llx), %d errors, %d "
+            "warnings: %s\n", o->call, o->error, o->frames,
+            (unsigned long long)o->hash, o->errors, o->warnings, line_text(o));
+}
+
 int line_has(const Outcome *o, const char *parts)
 {
     char part[512];

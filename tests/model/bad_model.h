@@ -106,6 +106,17 @@ typedef struct Outcome {
  * a clip of so many, at the recipe's size. */
 Outcome try_model(const CausvidSettings *settings, int frames);
 
+/* 1 when `call` failed with this error and one line that has every part of
+ * "a|b|c", before a frame was read. */
+int is_refused(const Outcome *o, const char *call, int error,
+               const char *parts);
+
+/* 1 when all frames were read, with these pixels, and nothing was said. */
+int is_unharmed(const Outcome *o, int frames, uint64_t hash);
+
+/* For a check that failed. */
+void print_outcome(const Outcome *o);
+
 /* 1 when the line holds every part of "a|b|c". */
 int line_has(const Outcome *o, const char *parts);
 

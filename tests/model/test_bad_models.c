@@ -25,11 +25,9 @@ static void refused_by(const CausvidSettings *settings, int error,
 {
     Outcome o = try_model(settings, FRAMES);
 
-    if (!ok(o.error == CAUSVID_ERR(error) && !strcmp(o.call, "open") &&
-            o.errors == 1 && !o.warnings && !o.bad && line_has(&o, parts),
-            "%s: %s", what, line_text(&o)))
-        tap_diag("  %s gave %d, expected %d and a line with %s", o.call,
-                 o.error, CAUSVID_ERR(error), parts);
+    if (!ok(is_refused(&o, "open", error, parts), "%s: %s", what,
+            line_text(&o)))
+        print_outcome(&o);
 }
 
 static void refused(int error, const char *parts, const char *what)
@@ -43,10 +41,9 @@ static void unharmed(const char *what)
 {
     Outcome o = try_model(NULL, FRAMES);
 
-    if (!ok(!o.error && o.frames == FRAMES && o.hash == healthy.hash &&
-            !o.errors && !o.warnings && !o.bad, "%s: the same frames", what))
-        tap_diag("  %s gave %d after %d frames: %s", o.call, o.error, o.frames,
-                 line_text(&o));
+    if (!ok(is_unharmed(&o, FRAMES, healthy.hash), "%s: the same frames",
+            what))
+        print_outcome(&o);
     model_reset();
 }
 

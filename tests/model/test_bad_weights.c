@@ -23,23 +23,13 @@ static const char *const weight_files[] = { DIT_FILE, TEXT_FILE, VAE_FILE };
 
 static Outcome healthy;
 
-/* The call that fails, its code, and one line that has every part. */
-static int is_refused(const Outcome *o, const char *call, int error,
-                      const char *parts)
-{
-    return o->error == CAUSVID_ERR(error) && !strcmp(o->call, call) &&
-           o->errors == 1 && !o->warnings && !o->bad && !o->frames &&
-           line_has(o, parts);
-}
-
 static void refused(int error, const char *parts, const char *what)
 {
     Outcome o = try_model(NULL, FRAMES);
 
     if (!ok(is_refused(&o, "open", error, parts), "%s: %s", what,
             line_text(&o)))
-        tap_diag("  %s gave %d after %d frames, expected %d and a line with "
-                 "%s", o.call, o.error, o.frames, CAUSVID_ERR(error), parts);
+        print_outcome(&o);
     model_reset();
 }
 
@@ -50,8 +40,7 @@ static void breaks(const char *parts, const char *what)
 
     if (!ok(is_refused(&o, "read", EIO, parts), "%s: %s", what,
             line_text(&o)))
-        tap_diag("  %s gave %d after %d frames, expected %d and a line with "
-                 "%s", o.call, o.error, o.frames, CAUSVID_ERR(EIO), parts);
+        print_outcome(&o);
     model_reset();
 }
 
@@ -59,10 +48,9 @@ static void unharmed(const char *what)
 {
     Outcome o = try_model(NULL, FRAMES);
 
-    if (!ok(!o.error && o.frames == FRAMES && o.hash == healthy.hash &&
-            !o.errors && !o.warnings && !o.bad, "%s: the same frames", what))
-        tap_diag("  %s gave %d after %d frames: %s", o.call, o.error, o.frames,
-                 line_text(&o));
+    if (!ok(is_unharmed(&o, FRAMES, healthy.hash), "%s: the same frames",
+            what))
+        print_outcome(&o);
     model_reset();
 }
 

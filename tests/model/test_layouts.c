@@ -253,19 +253,15 @@ static Outcome run_with(const char *model, const char *text_encoder,
 
 static void same(Outcome o, const char *what)
 {
-    if (!ok(!o.error && o.frames == FRAMES && o.hash == expected &&
-            !o.errors && !o.warnings, "%s: the same frames", what))
-        tap_diag("  %s gave %d after %d frames, %llx: %s", o.call, o.error,
-                 o.frames, (unsigned long long)o.hash, line_text(&o));
+    if (!ok(is_unharmed(&o, FRAMES, expected), "%s: the same frames", what))
+        print_outcome(&o);
 }
 
 static void refused(Outcome o, int error, const char *parts, const char *what)
 {
-    if (!ok(o.error == CAUSVID_ERR(error) && !strcmp(o.call, "open") &&
-            o.errors == 1 && !o.bad && line_has(&o, parts), "%s: %s", what,
+    if (!ok(is_refused(&o, "open", error, parts), "%s: %s", what,
             line_text(&o)))
-        tap_diag("  %s gave %d, expected %d and a line with %s", o.call,
-                 o.error, CAUSVID_ERR(error), parts);
+        print_outcome(&o);
 }
 
 /* ---- layouts ---- */

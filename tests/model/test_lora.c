@@ -72,11 +72,9 @@ static void same(uint64_t expected, const char *list, const char *what)
 {
     Outcome o = frames_with(list);
 
-    if (!ok(!o.error && o.frames == FRAMES && o.hash == expected &&
-            !o.errors && !o.warnings, "%s: %s", settings.device ==
+    if (!ok(is_unharmed(&o, FRAMES, expected), "%s: %s", settings.device ==
             CAUSVID_DEVICE_CUDA ? "cuda" : "cpu", what))
-        tap_diag("  %s gave %d after %d frames, %llx: %s", o.call, o.error,
-                 o.frames, (unsigned long long)o.hash, line_text(&o));
+        print_outcome(&o);
 }
 
 static void test_frames(void)
@@ -197,10 +195,8 @@ static void refused(const char *list, int error, const char *parts,
 {
     Outcome o = frames_with(list);
 
-    if (!ok(!strcmp(o.call, "open") && o.error == CAUSVID_ERR(error) &&
-            o.errors == 1 && !o.bad && line_has(&o, parts), "refused: %s",
-            what))
-        tap_diag("  %s gave %d: %s", o.call, o.error, line_text(&o));
+    if (!ok(is_refused(&o, "open", error, parts), "refused: %s", what))
+        print_outcome(&o);
 }
 
 static void test_refused(void)

@@ -294,8 +294,8 @@ const char *save_blob(const char *folder, const char *name, Blob blob)
         *p = '/';
     }
     file = fopen(path, "wb");
-    if (!file || fwrite(blob.data, 1, blob.size, file) != blob.size ||
-        fclose(file))
+    if (!file || (blob.size && fwrite(blob.data, 1, blob.size, file) !=
+                               blob.size) || fclose(file))
         die(path);
     return path;
 }

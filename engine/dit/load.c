@@ -64,25 +64,39 @@ static int count_layers(int64_t *layers, CvWeights *weights, CvLog *log)
     return 0;
 }
 
-/* Kinds that need inputs which this version does not make. */
+/* Tensors by which kinds are known that need inputs which this version does
+ * not make. Source of all but the first and the last: Comfy-Org/ComfyUI
+ * comfy/model_detection.py. */
+static const struct {
+    const char *name, *kind;
+} other_kinds[] = {
+    { "vace_blocks.0.before_proj.weight", "VACE" },
+    { "vace_patch_embedding.weight", "VACE" },
+    { "control_adapter.conv.weight", "camera control (Fun-Camera)" },
+    { "casual_audio_encoder.encoder.final_linear.weight",
+      "speech to video (S2V) of Wan 2.2" },
+    { "audio_proj.audio_proj_glob_1.layer.bias", "HuMo" },
+    { "face_adapter.fuser_blocks.0.k_norm.weight", "Animate of Wan 2.2" },
+    { "img_emb.emb_pos", "first and last frame to video (FLF2V)" },
+    { "ref_conv.weight", "control by a video (Fun-Control)" },
+    { "blocks.0.cross_attn.k_img.weight", "image to video (I2V)" },
+};
+
 static int refuse_other_kinds(CvWeights *weights, const CvDitSize *size,
                               CvLog *log)
 {
+    const size_t n = sizeof(other_kinds) / sizeof(*other_kinds);
     const char *kind = NULL;
 
-    if (cv_weights_find(weights, "img_emb.emb_pos"))
-        kind = "first and last frame to video (FLF2V)";
-    else if (cv_weights_find(weights, "vace_patch_embedding.weight") ||
-             cv_weights_find(weights, "vace_blocks.0.before_proj.weight"))
-        kind = "VACE";
-    else if (cv_weights_find(weights, "blocks.0.cross_attn.k_img.weight"))
-        kind = "image to video (I2V)";
-    else if (size->in_channels == 48 && size->out_channels == 48)
+    for (size_t i = 0; i < n && !kind; i++)
+        if (cv_weights_find(weights, "%s", other_kinds[i].name))
+            kind = other_kinds[i].kind;
+    if (!kind && size->in_channels == 48 && size->out_channels == 48)
         kind = "text and image to video (TI2V) of Wan 2.2, 5B";
-    else if (size->in_channels == 36)
+    if (!kind && size->in_channels == 36)
         kind = "image to video (I2V) of Wan 2.2 (36 input channels, but no "
                "keys for an image)";
-    else if (size->in_channels != size->out_channels)
+    if (!kind && size->in_channels != size->out_channels)
         kind = "image to video (I2V): it has more input than output channels";
     if (!kind)
         return 0;

@@ -7,8 +7,8 @@
  * columns, and each pixel would be read for 9 taps. Here the taps are columns:
  * each pixel is multiplied with all 9 x 3 (of 32) columns at once, and the
  * products that belong to an output pixel are gathered afterwards from its 9
- * neighbours, in shared memory. Over time the sums stay in registers: a frame is
- * multiplied with the taps of kKt frames, each into the sums of its output.
+ * neighbours, in shared memory. Over time the sums stay in registers: a frame
+ * is multiplied with the taps of kKt frames, each into the sums of its output.
  *
  * A block of 8 warps makes 32 x 8 pixels of all frames, one input frame after
  * another: 34 x 10 pixels of it are copied to shared memory (cp.async) while
@@ -19,8 +19,8 @@
  * channels: 0.46 GB, 0.11 ms on an H200, of which the edges of the tiles, a
  * third more, come from L2. A tile's frame of 65 KB takes 3,300 clocks to come;
  * 1,150 to 1,730 mma take 1,900 to 2,800, the gathering 500: 0.16 ms
- * (predicted; as a product of 16 columns: 0.77). The tiny decoder's, 64 channels
- * and no history, 0.2 GB: 0.08 ms (predicted; before: 0.24).
+ * (predicted; as a product of 16 columns: 0.77). The tiny decoder's, 64
+ * channels and no history, 0.2 GB: 0.08 ms (predicted; before: 0.24).
  *
  * Needs 207 KB of shared memory: Hopper's 227, not the 164 of compute
  * capability 8.0.

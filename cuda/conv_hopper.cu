@@ -10,37 +10,38 @@
  * pixels, each begun (j, l) pixels further. So a pixel comes from L2 once for
  * the taps of a frame and not 9 times (kShare).
  *
- * A block makes four such squares x kN channels: two warpgroups take two
- * squares each, and one thread of a ninth warp copies ahead of them, windows
- * (four boxes) and weights (kN rows of 64 columns of one tap) through rings
- * of their own in shared memory. Blocks stay and take tile after tile, so the
- * copies for the next tile begin while the last one is written.
+ * A block makes four such squares x 16, 96 or 128 channels, two warpgroups
+ * taking two squares each, or three squares x 96 or 192, three taking one each
+ * (Shape). One thread of one more warpgroup copies ahead of them, windows (a box
+ * for each square) and weights (64 columns of one tap, for all channels) through
+ * rings of their own in shared memory. Blocks stay and take tile after tile, so
+ * the copies for the next tile begin while the last one is written.
  *
  * up = 2: the four pixels that an input pixel becomes are four convolutions
  * with kernels of 2x2 (taps that read the same pixel are summed, and rounded
  * to bf16 again), 4/9 of the work.
  *
- * Bound by the tensor cores. Measured on an H200, one latent frame:
- *   1/8: 6,240 pixels, 384 -> 384: 50 GFLOP. 26 x 3 tiles for 132
- *     multiprocessors; 96 channels a tile make 104 of them: 0.095 ms, 521
- *     TFLOP/s.
- *   1/4: 49,920 pixels, 384 -> 384: 397 GFLOP, 0.54 ms, 741 TFLOP/s (predicted:
- *     610).
- *   1/2: 399,360 pixels, 192 -> 192: 795 GFLOP, 1.16 ms, 683 TFLOP/s.
- *   1/1: 1.6 million pixels, 96 -> 96: 795 GFLOP, 1.48 ms, 536 TFLOP/s. Of
- *     a window's second 64 channels only 32 exist, and only they are
- *     multiplied. 9 taps of 64 channels read 51 + 108 KB for 28 MFLOP: 3 TB/s
- *     from L2 at that rate (without kShare 8 TB/s, more than it has).
- *     wgmma itself reads 5 KB of shared memory in 48 clocks and the copies
- *     write 23 bytes a clock: all of the 128 bytes a clock that there are.
- *   The head, 96 -> 3: 0.73 ms, where reading takes 0.08: a matrix of 16
- *     columns costs wgmma nearly what one of 96 does.
- *   The whole decoder: 275 TFLOP, of which up = 2 saves 14; 81 frames 0.58 s
- *     with norms and attention (predicted: 0.5).
- * These times are of a version that wrote 4 bytes a lane and waited for each
- * pair that it added. A tile cost it 15 to 25,000 clocks beside its products, by
- * the difference of 96 and 192 channels; conv_hopper.cuh should take 2 to 4,000
- * (predicted: 1.2 ms at 1/1, 1.05 at 1/2, adding and norm included).
+ * Bound by the tensor cores, one latent frame. Times of an H200, of a version
+ * that wrote 4 bytes a lane, without norms, all of it two squares a warpgroup;
+ * in brackets what is predicted of this one, per frame group as in the VAE:
+ *   1/8: 6,240 pixels, 384 -> 384: 50 GFLOP, 0.117 ms. 25 x 4 tiles of 4 squares
+ *     for 132 multiprocessors; of 3 squares they are 33 x 4, one for each (0.09).
+ *   1/4: 49,920 pixels, 384 -> 384: 397 GFLOP, 0.546 ms. 585 tiles x 128
+ *     channels are 5 rounds, the last one less than half full; 520 of 3 squares
+ *     x 192 are 4, all full (0.48).
+ *   1/2: 399,360 pixels, 192 -> 192: 795 GFLOP, 1.084 ms; with all channels in a
+ *     tile the norm is made with it (1.0, and 0.09 less for each norm).
+ *   1/1: 1.6 million pixels, 96 -> 96: 795 GFLOP, 1.350 ms. Of a window's
+ *     second 64 channels only 32 exist, and only they are multiplied. 9 taps of
+ *     64 channels read 51 + 108 KB for 28 MFLOP: 3 TB/s from L2 at that rate
+ *     (without kShare 8 TB/s, more than it has). wgmma itself reads 5 KB of
+ *     shared memory in 48 clocks and the copies write 23 bytes a clock: all of
+ *     the 128 bytes a clock that there are. By the difference to 192 channels a
+ *     tile took 18,000 clocks beside 31,000 of products; conv_hopper.cuh should
+ *     take 2 to 4,000 (1.1, norm and addition included).
+ *   192 channels a tile: 8 KB of shared memory in 96 clocks, less than 5 in 48;
+ *   from L2 as much as 4 squares x 96. 3 squares x 96 read 1.2 times that.
+ *   The whole decoder: 275 TFLOP, of which up = 2 saves 14.
  *
  * kShare relies on the 128-byte swizzle going by address bits 7 to 9 also where
  * a matrix begins between two multiples of 1024 bytes and its groups of 8 rows
@@ -73,7 +74,7 @@ typedef struct Barriers {
 static_assert(sizeof(Barriers) <= kBarrierBytes, "room for barriers");
 
 /* What one thread copies for a tile. */
-template <int kN>
+template <typename S>
 static __device__ __forceinline__ void copy_tile(const Plan *plan,
                                                  const CvConvJob *job,
                                                  Tile tile, Barriers *bars,
@@ -85,10 +86,10 @@ static __device__ __forceinline__ void copy_tile(const Plan *plan,
     int top = job->pad_top - tile.phase / 2;
     int left = job->pad_left - tile.phase % 2;
     int row = tile.phase * job->o + tile.n0;
-    CvConvPixel at[kSquares];
+    CvConvPixel at[S::kSquares];
 
 #pragma unroll
-    for (int q = 0; q < kSquares; q++) {
+    for (int q = 0; q < S::kSquares; q++) {
         at[q] = find_square(plan, tile.square + q);
         at[q].f *= at[q].f < job->to ? job->stride_t : 1;
     }
@@ -97,14 +98,14 @@ static __device__ __forceinline__ void copy_tile(const Plan *plan,
             for (int chunk = 0; chunk < plan->chunks; chunk++) {
                 int oj = window / plan->outer_w, ol = window % plan->outer_w;
                 unsigned char *to = windows +
-                                    a->stage * kSquares * plan->window_bytes;
+                                    a->stage * S::kSquares * plan->window_bytes;
                 uint64_t *full = &bars->a_full[a->stage];
 
                 cv_mbarrier_wait(&bars->a_empty[a->stage], a->parity ^ 1);
-                cv_mbarrier_expect(full, (unsigned)(kSquares *
+                cv_mbarrier_expect(full, (unsigned)(S::kSquares *
                                                     plan->box_bytes));
 #pragma unroll
-                for (int q = 0; q < kSquares; q++) {
+                for (int q = 0; q < S::kSquares; q++) {
                     int f = at[q].f + i, past = f < job->p;
 
                     cv_tma_load_4d(to + q * plan->window_bytes,
@@ -120,8 +121,8 @@ static __device__ __forceinline__ void copy_tile(const Plan *plan,
                         full = &bars->b_full[b->stage];
                         cv_mbarrier_wait(&bars->b_empty[b->stage],
                                          b->parity ^ 1);
-                        cv_mbarrier_expect(full, kN * kRow);
-                        cv_tma_load(weights + b->stage * kN * kRow,
+                        cv_mbarrier_expect(full, S::kN * kRow);
+                        cv_tma_load(weights + b->stage * S::kN * kRow,
                                     &plan->weight, full, chunk * kChannels,
                                     tap, row);
                         advance(b, plan->b_stages);
@@ -138,13 +139,13 @@ typedef struct Multiplier {
     int first; /* the lane that arrives */
 } Multiplier;
 
-/* sum += a window of two squares * its weights, of kParts times 16 channels.
+/* sum += a window of its squares * the weights, of kParts times 16 channels.
  * The wgmmas of a tap are waited for after the next one's were issued. */
-template <int kN, int kParts>
+template <typename S, int kParts>
 static __device__ __forceinline__ void
-multiply_window(const Plan *plan, Multiplier *s, float (*sum)[kN / 2])
+multiply_window(const Plan *plan, Multiplier *s, float (*sum)[S::kSums])
 {
-    int window = kSquares * plan->window_bytes;
+    int window = S::kSquares * plan->window_bytes;
     unsigned other = (unsigned)plan->window_bytes >> 4;
     uint64_t u = cv_wgmma_operand(s->windows + s->a.stage * window,
                                   plan->row_bytes, 16);
@@ -155,7 +156,8 @@ multiply_window(const Plan *plan, Multiplier *s, float (*sum)[kN / 2])
     cv_mbarrier_wait(&s->bars->a_full[s->a.stage], s->a.parity);
     for (int j = 0; j < plan->inner_h; j++)
         for (int l = 0; l < plan->inner_w; l++) {
-            uint64_t v = cv_wgmma_operand(s->weights + s->b.stage * kN * kRow,
+            uint64_t v = cv_wgmma_operand(s->weights +
+                                              s->b.stage * S::kN * kRow,
                                           8 * kRow, 16);
             uint64_t tap = u + (unsigned)(j * plan->row_bytes + l * kRow) / 16;
 
@@ -163,8 +165,10 @@ multiply_window(const Plan *plan, Multiplier *s, float (*sum)[kN / 2])
             cv_wgmma_fence();
 #pragma unroll
             for (int k = 0; k < kParts; k++) {
-                cv_wgmma_add<kN>(sum[0], tap + 2 * k, v + 2 * k);
-                cv_wgmma_add<kN>(sum[1], tap + other + 2 * k, v + 2 * k);
+                cv_wgmma_add<S::kN>(sum[0], tap + 2 * k, v + 2 * k);
+                if constexpr (S::kOwn > 1)
+                    cv_wgmma_add<S::kN>(sum[1], tap + other + 2 * k,
+                                        v + 2 * k);
             }
             cv_wgmma_commit();
             cv_wgmma_wait<1>();
@@ -179,26 +183,29 @@ multiply_window(const Plan *plan, Multiplier *s, float (*sum)[kN / 2])
     advance(&s->a, plan->a_stages);
 }
 
-/* The sums of a tile's two squares. */
-template <int kN, int kLast>
+/* The sums of a warpgroup's squares. */
+template <typename S, int kLast>
 static __device__ __forceinline__ void
 multiply_tile(const Plan *plan, const CvConvJob *job, Multiplier *s,
-              float (*sum)[kN / 2])
+              float (*sum)[S::kSums])
 {
     int n = job->kt * plan->outer_h * plan->outer_w;
 
 #pragma unroll
-    for (int i = 0; i < kN / 2; i++)
-        sum[0][i] = sum[1][i] = 0;
+    for (int q = 0; q < S::kOwn; q++)
+#pragma unroll
+        for (int i = 0; i < S::kSums; i++)
+            sum[q][i] = 0;
     s->used = -1;
     for (int i = 0; i < n; i++) {
         for (int chunk = 0; chunk < plan->chunks - 1; chunk++)
-            multiply_window<kN, kChannels / 16>(plan, s, sum);
-        multiply_window<kN, kLast>(plan, s, sum);
+            multiply_window<S, kChannels / 16>(plan, s, sum);
+        multiply_window<S, kLast>(plan, s, sum);
     }
     cv_wgmma_wait<0>();
-    cv_wgmma_hold(sum[0]);
-    cv_wgmma_hold(sum[1]);
+#pragma unroll
+    for (int q = 0; q < S::kOwn; q++)
+        cv_wgmma_hold(sum[q]);
     if (s->first) {
         int last = (s->a.stage ? s->a.stage : plan->a_stages) - 1;
 
@@ -210,18 +217,18 @@ multiply_tile(const Plan *plan, const CvConvJob *job, Multiplier *s,
 #endif /* CV_HOPPER_CODE */
 
 /* kLast: of the last 64 channels, how many times 16 are multiplied. */
-template <int kN, int kLast>
-static __global__ void __launch_bounds__(kThreads, 1)
+template <typename S, int kLast>
+static __global__ void __launch_bounds__(S::kThreads, 1)
     conv_hopper_kernel(const __grid_constant__ Plan plan, const CvConvJob job)
 {
 #if CV_HOPPER_CODE
     CV_DYNAMIC_SHARED(unsigned char, shared);
     unsigned char *windows = shared;
-    unsigned char *weights = windows + plan.a_stages * kSquares *
+    unsigned char *weights = windows + plan.a_stages * S::kSquares *
                                            plan.window_bytes;
-    unsigned char *stages = weights + plan.b_stages * kN * kRow;
-    Barriers *bars = (Barriers *)(stages + kWarps * Stage<kN>::kSquares *
-                                               Stage<kN>::kBytes);
+    unsigned char *stages = weights + plan.b_stages * S::kN * kRow;
+    Barriers *bars = (Barriers *)(stages + S::kWarps * S::kStages *
+                                               S::kBytes);
     int warp = (int)threadIdx.x / CV_WARP;
     Ring a = { 0, 0 }, b = { 0, 0 };
 
@@ -229,43 +236,46 @@ static __global__ void __launch_bounds__(kThreads, 1)
         for (int i = 0; i < kMaxStages; i++) {
             cv_mbarrier_init(&bars->a_full[i], 1);
             cv_mbarrier_init(&bars->b_full[i], 1);
-            cv_mbarrier_init(&bars->a_empty[i], kWarps);
-            cv_mbarrier_init(&bars->b_empty[i], kWarps);
+            cv_mbarrier_init(&bars->a_empty[i], S::kWarps);
+            cv_mbarrier_init(&bars->b_empty[i], S::kWarps);
         }
         cv_mbarrier_init_done();
     }
     __syncthreads();
-    if (warp >= kWarps) {
-        cv_registers_give<40>();
-        if (threadIdx.x % CV_WARP || warp > kWarps)
+    if (warp >= S::kWarps) {
+        cv_registers_give<S::kGiven>();
+        if (threadIdx.x % CV_WARP || warp > S::kWarps)
             return;
         cv_tma_prefetch(&plan.x);
         cv_tma_prefetch(&plan.history);
         cv_tma_prefetch(&plan.weight);
         for (int i = (int)blockIdx.x; i < plan.tiles; i += (int)gridDim.x)
-            copy_tile<kN>(&plan, &job, find_tile(&plan, i, kN), bars, windows,
+            copy_tile<S>(&plan, &job, find_tile<S>(&plan, i), bars, windows,
                           weights, &a, &b);
     } else {
-        cv_registers_take<232>();
-        int q = warp / 4 * 2; /* the warpgroup's squares */
-        unsigned char *stage = stages + warp * Stage<kN>::kSquares *
-                                            Stage<kN>::kBytes;
+        cv_registers_take<S::kTaken>();
+        int q = warp / 4 * S::kOwn; /* the warpgroup's squares */
+        unsigned char *stage = stages + warp * S::kStages *
+                                            S::kBytes;
         Multiplier state = { bars, windows + q * plan.window_bytes, weights,
                              a, b, -1, threadIdx.x % CV_WARP == 0 };
 
         for (int i = (int)blockIdx.x; i < plan.tiles; i += (int)gridDim.x) {
-            Tile tile = find_tile(&plan, i, kN);
-            CvConvPixel at[2] = { find_square(&plan, tile.square + q),
-                                  find_square(&plan, tile.square + q + 1) };
-            float sum[2][kN / 2];
+            Tile tile = find_tile<S>(&plan, i);
+            CvConvPixel at[S::kOwn];
+            float sum[S::kOwn][S::kSums];
+
+#pragma unroll
+            for (int k = 0; k < S::kOwn; k++)
+                at[k] = find_square(&plan, tile.square + q + k);
 
             if (plan.staged && job.add)
 #pragma unroll
-                for (int k = 0; k < Stage<kN>::kSquares; k++)
-                    fetch_square<kN>(&plan, &job, tile, at[k],
-                                     stage + k * Stage<kN>::kBytes);
-            multiply_tile<kN, kLast>(&plan, &job, &state, sum);
-            finish_tile<kN>(&plan, &job, tile, at, stage, sum);
+                for (int k = 0; k < S::kStages; k++)
+                    fetch_square<S>(&plan, &job, tile, at[k],
+                                     stage + k * S::kBytes);
+            multiply_tile<S, kLast>(&plan, &job, &state, sum);
+            finish_tile<S>(&plan, &job, tile, at, stage, sum);
         }
     }
 #else
@@ -326,25 +336,30 @@ int cv_cuda_conv_hopper_takes(const CvCuda *cuda, const CvConvJob *a)
     return a->kh <= 3 && a->kw <= 3;
 }
 
-enum { kWidest = 128 };
+/* The tiles that there are: squares and channels. */
+static const struct {
+    int squares, width;
+} shapes[] = { { 4, 128 }, { 4, 96 }, { 4, 16 }, { 3, 192 }, { 3, 96 } };
+enum { kShapes = sizeof(shapes) / sizeof(shapes[0]), kWidest = 192 };
 
-/* Channels of a tile: rounds of tiles, each as long as its channels and some
- * more for its windows. What is normed has all its channels in one tile. */
-static int choose_width(const CvCuda *cuda, const CvConvJob *a, int64_t groups)
+/* By the rounds of its tiles, each as long as its squares times its channels
+ * and some more for its windows. What is normed has its channels in one tile. */
+static int choose_shape(const CvCuda *cuda, const CvConvJob *a,
+                        const Plan *plan)
 {
-    static const int widths[] = { kWidest, 96, 16 };
     int64_t least = INT64_MAX;
-    int best = 0, o = a->o;
+    int best = 0;
 
-    for (int width : widths) {
-        if (a->norm && width < o)
-            continue;
-        int64_t tiles = groups * ((o + width - 1) / width);
+    for (int i = 0; i < kShapes; i++) {
+        int squares = shapes[i].squares, width = shapes[i].width;
+        int64_t groups = (plan->squares + squares - 1) / squares;
+        int64_t tiles = groups * plan->phases * ((a->o + width - 1) / width);
         int64_t rounds = (tiles + cuda->processors - 1) / cuda->processors;
+        int64_t cost = rounds * squares * (width + 16);
 
-        if (rounds * (width + 16) < least) {
-            least = rounds * (width + 16);
-            best = width;
+        if (cost < least && (!a->norm || width >= a->o)) {
+            least = cost;
+            best = i;
         }
     }
     return best;
@@ -368,7 +383,6 @@ static void plan_windows(Plan *plan, const CvConvJob *a)
     plan->down = (ho + kSide - 1) / kSide;
     plan->across = (wo + kSide - 1) / kSide;
     plan->squares = a->to * plan->down * plan->across;
-    plan->groups = (plan->squares + kSquares - 1) / kSquares;
 }
 
 static int is_aligned16(const void *p)
@@ -422,44 +436,49 @@ static int make_maps(CvCuda *cuda, Plan *plan, const CvConvJob *a, int width)
                          box);
 }
 
-template <int kN, int kLast>
+template <typename S, int kLast>
 static int launch(CvCuda *cuda, Plan *plan, const CvConvJob *a)
 {
-    auto kernel = conv_hopper_kernel<kN, kLast>;
-    int kept = kWarps * Stage<kN>::kSquares * Stage<kN>::kBytes +
+    auto kernel = conv_hopper_kernel<S, kLast>;
+    int kept = S::kWarps * S::kStages * S::kBytes +
                kBarrierBytes;
     int left = cuda->shared_bytes - kept, bytes, blocks;
-    int window = kSquares * plan->window_bytes;
+    int window = S::kSquares * plan->window_bytes;
 
     /* With one tap a window, both rings turn equally fast. */
-    plan->a_stages = plan->inner_h * plan->inner_w > 1 ? 2 : 4;
-    plan->b_stages = (left - plan->a_stages * window) / (kN * kRow);
+    plan->a_stages = plan->inner_h * plan->inner_w > 1
+                         ? 2 : left / (window + S::kN * kRow);
+    plan->a_stages = plan->a_stages < kMaxStages ? plan->a_stages : kMaxStages;
+    plan->b_stages = (left - plan->a_stages * window) / (S::kN * kRow);
     plan->b_stages = plan->b_stages < kMaxStages ? plan->b_stages : kMaxStages;
-    bytes = plan->a_stages * window + plan->b_stages * kN * kRow +
+    bytes = plan->a_stages * window + plan->b_stages * S::kN * kRow +
             kept;
     blocks = plan->tiles < cuda->processors ? plan->tiles : cuda->processors;
-    return CV_LAUNCH(cuda, cuda->stream, kernel, (unsigned)blocks, kThreads,
+    return CV_LAUNCH(cuda, cuda->stream, kernel, (unsigned)blocks, S::kThreads,
                      (size_t)bytes, *plan, *a);
 }
 
-template <int kN>
+template <typename S>
 static int launch_last(CvCuda *cuda, Plan *plan, const CvConvJob *a)
 {
     int last = a->c - (plan->chunks - 1) * kChannels;
 
     /* More than exist are zeros. */
-    return last <= kChannels / 2 ? launch<kN, 2>(cuda, plan, a)
-                                 : launch<kN, 4>(cuda, plan, a);
+    return last <= kChannels / 2 ? launch<S, 2>(cuda, plan, a)
+                                 : launch<S, 4>(cuda, plan, a);
 }
 
 int cv_cuda_conv_hopper(CvCuda *cuda, const CvConvJob *a)
 {
     Plan plan;
-    int width, err;
+    int shape, squares, width, err;
 
     plan_windows(&plan, a);
     plan.staged = is_staged(a);
-    width = choose_width(cuda, a, (int64_t)plan.groups * plan.phases);
+    shape = choose_shape(cuda, a, &plan);
+    squares = shapes[shape].squares;
+    width = shapes[shape].width;
+    plan.groups = (plan.squares + squares - 1) / squares;
     plan.n_tiles = (a->o + width - 1) / width;
     plan.tiles = plan.phases * plan.groups * plan.n_tiles;
     err = make_maps(cuda, &plan, a, width);
@@ -474,8 +493,16 @@ int cv_cuda_conv_hopper(CvCuda *cuda, const CvConvJob *a)
         if (err)
             return err;
     }
-    if (width == 128)
-        return launch_last<128>(cuda, &plan, a);
-    return width == 96 ? launch_last<96>(cuda, &plan, a)
-                       : launch_last<16>(cuda, &plan, a);
+    switch (shape) {
+    case 0:
+        return launch_last<Shape<128, 2, 2>>(cuda, &plan, a);
+    case 1:
+        return launch_last<Shape<96, 2, 2>>(cuda, &plan, a);
+    case 2:
+        return launch_last<Shape<16, 2, 2>>(cuda, &plan, a);
+    case 3:
+        return launch_last<Shape<192, 3, 1>>(cuda, &plan, a);
+    default:
+        return launch_last<Shape<96, 3, 1>>(cuda, &plan, a);
+    }
 }

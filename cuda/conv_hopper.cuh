@@ -5,7 +5,7 @@
  *
  * wgmma leaves a lane two neighbouring channels of a pixel in a place; written
  * like that, a warp's 4 bytes a lane go to 8 places of 16 bytes. So each warp
- * lays its 16 pixels into shared memory of its own (Stage), from where it
+ * lays its 16 pixels into shared memory of its own (a stage), from where it
  * writes 16 bytes a lane, whole pixels next to each other. What is added is
  * fetched into the same place, by cp.async, when the tile begins.
  *
@@ -25,9 +25,7 @@
 
 enum {
     kShare = 1,       /* one window for all taps of a frame, or one each */
-    kSquares = 4, kSide = 8, kChannels = 64, kRow = 2 * kChannels,
-    kWarps = 8,       /* that multiply */
-    kThreads = (kWarps + 4) * CV_WARP,
+    kSide = 8, kChannels = 64, kRow = 2 * kChannels,
     kMaxStages = 8,
     kBarrierBytes = 1024,
 };
@@ -45,14 +43,23 @@ typedef struct Plan {
     int staged; /* outputs go through shared memory */
 } Plan;
 
-/* A warp's part of a square in shared memory: 16 pixels, so far apart that
- * pairs as wgmma leaves them touch every bank once. */
-template <int kN> struct Stage {
-    static constexpr int kRowBytes = 2 * kN + 16, kBytes = 16 * kRowBytes;
-    static constexpr int kParts = kN / 8; /* 16 bytes of a pixel */
+/* A tile: `groups` warpgroups have `own` squares each, of n channels. Four
+ * more warps are the one that copies and three that only give their registers
+ * to the others. */
+template <int n, int groups, int own> struct Shape {
+    static constexpr int kN = n, kOwn = own, kSums = n / 2; /* of a lane */
+    static constexpr int kSquares = groups * own, kWarps = groups * 4;
+    static constexpr int kThreads = (kWarps + 4) * CV_WARP;
+    static constexpr int kGiven = groups == 3 ? 24 : 40;
+    static constexpr int kTaken = groups == 3 ? 160 : 232;
+
+    /* A warp's part of a square in shared memory, its stage: 16 pixels, so far
+     * apart that pairs as wgmma leaves them touch every bank once. A warp has
+     * stages for all its squares or for one at a time. */
+    static constexpr int kRowBytes = 2 * n + 16, kBytes = 16 * kRowBytes;
+    static constexpr int kParts = n / 8; /* 16 bytes of a pixel */
     static constexpr int kCopies = 16 * kParts / CV_WARP; /* of a lane */
-    /* Squares of a warpgroup that have one at the same time. */
-    static constexpr int kSquares = kN > 96 ? 1 : 2;
+    static constexpr int kStages = n > 96 ? 1 : own;
 
     static __device__ __forceinline__ int row(int i)
     {
@@ -69,18 +76,18 @@ template <int kN> struct Stage {
 
 /* Where a tile is. */
 typedef struct Tile {
-    int n0, phase, square; /* the first of its four */
+    int n0, phase, square; /* the first of its squares */
 } Tile;
 
-static __device__ __forceinline__ Tile find_tile(const Plan *plan, int i,
-                                                 int width)
+template <typename S>
+static __device__ __forceinline__ Tile find_tile(const Plan *plan, int i)
 {
     int group = i / plan->n_tiles;
     Tile tile;
 
-    tile.n0 = i % plan->n_tiles * width;
+    tile.n0 = i % plan->n_tiles * S::kN;
     tile.phase = group / plan->groups;
-    tile.square = group % plan->groups * kSquares;
+    tile.square = group % plan->groups * S::kSquares;
     return tile;
 }
 
@@ -118,16 +125,15 @@ static __device__ __forceinline__ int find_pixel(const Plan *plan,
 
 /* Begin to copy what is added to a square. It arrives while the square is
  * multiplied. */
-template <int kN>
+template <typename S>
 static __device__ __forceinline__ void fetch_square(const Plan *plan,
                                                     const CvConvJob *job,
                                                     Tile tile, CvConvPixel at,
                                                     unsigned char *stage)
 {
-    typedef Stage<kN> S;
     const cv_bf16 *add = (const cv_bf16 *)job->add + tile.n0;
 
-#pragma unroll
+#pragma unroll 4
     for (int i = 0; i < S::kCopies; i++) {
         int m = find_pixel(plan, job, tile, at, S::row(i)), n = S::column(i);
         int valid = m < job->m && tile.n0 + n < job->o;
@@ -140,24 +146,23 @@ static __device__ __forceinline__ void fetch_square(const Plan *plan,
 }
 
 /* Round the warp's part of a square and write it, by way of its stage. */
-template <int kN>
+template <typename S>
 static __device__ __forceinline__ void
 write_staged(const Plan *plan, const CvConvJob *job, Tile tile, CvConvPixel at,
-             unsigned char *stage, void *to, const float (&v)[kN / 2])
+             unsigned char *stage, void *to, const float (&v)[S::kSums])
 {
-    typedef Stage<kN> S;
     int lane = (int)threadIdx.x % CV_WARP;
     cv_bf16 *out = (cv_bf16 *)to + tile.n0;
 
 #pragma unroll
-    for (int j = 0; j < kN / 8; j++)
+    for (int j = 0; j < S::kParts; j++)
 #pragma unroll
         for (int i = 0; i < 2; i++)
             *(__nv_bfloat162 *)(stage + (lane / 4 + i * 8) * S::kRowBytes +
                                 (j * 8 + lane % 4 * 2) * 2) =
                 __floats2bfloat162_rn(v[4 * j + 2 * i], v[4 * j + 2 * i + 1]);
     __syncwarp();
-#pragma unroll
+#pragma unroll 4
     for (int i = 0; i < S::kCopies; i++) {
         int m = find_pixel(plan, job, tile, at, S::row(i)), n = S::column(i);
 
@@ -170,9 +175,9 @@ write_staged(const Plan *plan, const CvConvJob *job, Tile tile, CvConvPixel at,
 
 /* v = norm_silu(v): the warp has all channels of its pixels, four lanes each
  * of them. */
-template <int kN>
+template <typename S>
 static __device__ __forceinline__ void norm_square(const CvConvJob *job,
-                                                   float (&v)[kN / 2])
+                                                   float (&v)[S::kSums])
 {
     int n = (int)threadIdx.x % 4 * 2;
     float r[2];
@@ -182,15 +187,16 @@ static __device__ __forceinline__ void norm_square(const CvConvJob *job,
         float sum = 0;
 
 #pragma unroll
-        for (int j = 0; j < kN / 8; j++)
-            sum += v[4 * j + 2 * i] * v[4 * j + 2 * i] +
+        for (int j = 0; j < S::kParts; j++)
+            sum += j * 8 >= job->o ? 0 :
+                   v[4 * j + 2 * i] * v[4 * j + 2 * i] +
                    v[4 * j + 2 * i + 1] * v[4 * j + 2 * i + 1];
         sum += __shfl_xor_sync(0xffffffffu, sum, 1);
         sum += __shfl_xor_sync(0xffffffffu, sum, 2);
         r[i] = sqrtf((float)job->o) / fmaxf(sqrtf(sum), 1e-12f);
     }
 #pragma unroll
-    for (int j = 0; j < kN / 8; j++) {
+    for (int j = 0; j < S::kParts; j++) {
         float2 g = make_float2(0, 0);
 
         if (n + j * 8 < job->o)
@@ -206,15 +212,15 @@ static __device__ __forceinline__ void norm_square(const CvConvJob *job,
 
 /* A square's sums with bias and what is added, which has arrived in `stage`,
  * into the output, and normed as well where that is wanted. */
-template <int kN>
+template <typename S>
 static __device__ __forceinline__ void
 finish_square(const Plan *plan, const CvConvJob *job, Tile tile,
-              CvConvPixel at, unsigned char *stage, float (&v)[kN / 2])
+              CvConvPixel at, unsigned char *stage, float (&v)[S::kSums])
 {
     int lane = (int)threadIdx.x % CV_WARP, n = lane % 4 * 2;
 
 #pragma unroll
-    for (int j = 0; j < kN / 8; j++) {
+    for (int j = 0; j < S::kParts; j++) {
         float2 bias = make_float2(0, 0);
 
         if (job->bias && tile.n0 + n + j * 8 < job->o)
@@ -227,11 +233,11 @@ finish_square(const Plan *plan, const CvConvJob *job, Tile tile,
     }
     if (job->add) {
 #pragma unroll
-        for (int j = 0; j < kN / 8; j++)
+        for (int j = 0; j < S::kParts; j++)
 #pragma unroll
             for (int i = 0; i < 2; i++) {
                 __nv_bfloat162 more = *(const __nv_bfloat162 *)(
-                    stage + (lane / 4 + i * 8) * Stage<kN>::kRowBytes +
+                    stage + (lane / 4 + i * 8) * S::kRowBytes +
                     (j * 8 + n) * 2);
 
                 v[4 * j + 2 * i] += __bfloat162float(more.x);
@@ -240,23 +246,23 @@ finish_square(const Plan *plan, const CvConvJob *job, Tile tile,
     }
     if (job->relu) {
 #pragma unroll
-        for (int i = 0; i < kN / 2; i++)
+        for (int i = 0; i < S::kSums; i++)
             v[i] = cv_conv_relu(v[i]);
     }
     if (job->out)
-        write_staged<kN>(plan, job, tile, at, stage, job->out, v);
+        write_staged<S>(plan, job, tile, at, stage, job->out, v);
     if (job->norm) {
-        norm_square<kN>(job, v);
-        write_staged<kN>(plan, job, tile, at, stage, job->norm, v);
+        norm_square<S>(job, v);
+        write_staged<S>(plan, job, tile, at, stage, job->norm, v);
     }
 }
 
 /* The same without a stage, for outputs that are not whole 16 bytes. */
-template <int kN, bool kRelu>
+template <typename S, bool kRelu>
 static __device__ __forceinline__ void write_square(const Plan *plan,
                                                     const CvConvJob *job,
                                                     Tile tile, CvConvPixel at,
-                                                    const float (&v)[kN / 2])
+                                                    const float (&v)[S::kSums])
 {
     int lane = (int)threadIdx.x % CV_WARP, n = tile.n0 + lane % 4 * 2;
 
@@ -265,41 +271,41 @@ static __device__ __forceinline__ void write_square(const Plan *plan,
         int m = find_pixel(plan, job, tile, at, lane / 4 + i * 8);
 
 #pragma unroll
-        for (int j = 0; j < kN / 8; j++)
+        for (int j = 0; j < S::kParts; j++)
             cv_conv_finish<kRelu>(job, m, n + j * 8, v[4 * j + 2 * i],
                                   v[4 * j + 2 * i + 1]);
     }
 }
 
-/* A tile's two squares, whose addends were fetched into the stages before as
+/* A warpgroup's squares, whose addends were fetched into the stages before as
  * far as there are stages. */
-template <int kN>
+template <typename S>
 static __device__ __forceinline__ void
 finish_tile(const Plan *plan, const CvConvJob *job, Tile tile,
-            const CvConvPixel (&at)[2], unsigned char *stage,
-            float (&sum)[2][kN / 2])
+            const CvConvPixel (&at)[S::kOwn], unsigned char *stage,
+            float (&sum)[S::kOwn][S::kSums])
 {
     if (!plan->staged) {
 #pragma unroll
-        for (int k = 0; k < 2; k++)
+        for (int k = 0; k < S::kOwn; k++)
             if (job->relu)
-                write_square<kN, true>(plan, job, tile, at[k], sum[k]);
+                write_square<S, true>(plan, job, tile, at[k], sum[k]);
             else
-                write_square<kN, false>(plan, job, tile, at[k], sum[k]);
+                write_square<S, false>(plan, job, tile, at[k], sum[k]);
         return;
     }
 #pragma unroll
-    for (int k = 0; k < 2; k++) {
-        unsigned char *own = stage + k % Stage<kN>::kSquares *
-                                         Stage<kN>::kBytes;
+    for (int k = 0; k < S::kOwn; k++) {
+        unsigned char *own = stage + k % S::kStages *
+                                         S::kBytes;
 
         if (job->add) {
-            if (k >= Stage<kN>::kSquares)
-                fetch_square<kN>(plan, job, tile, at[k], own);
+            if (k >= S::kStages)
+                fetch_square<S>(plan, job, tile, at[k], own);
             cv_cp_async_wait<0>();
             __syncwarp();
         }
-        finish_square<kN>(plan, job, tile, at[k], own, sum[k]);
+        finish_square<S>(plan, job, tile, at[k], own, sum[k]);
     }
 }
 

@@ -305,6 +305,11 @@ static __device__ __forceinline__ void cv_wgmma_n128_rt(float d[64],
     CV_R48 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, " \
            "%60, %61, %62, %63"
 
+#define CV_R96                                                              \
+    CV_R64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, " \
+           "%76, %77, %78, %79, %80, %81, %82, %83, %84, %85, %86, %87, "   \
+           "%88, %89, %90, %91, %92, %93, %94, %95"
+
 /* d[64, kN] += a[64, 16] b[kN, 16]^T, under way until waited for. */
 template <int kN>
 static __device__ __forceinline__ void cv_wgmma_add(float *d, uint64_t a,
@@ -336,6 +341,18 @@ __device__ __forceinline__ void cv_wgmma_add<128>(float *d, uint64_t a,
                  "{" CV_R64 "}, %64, %65, 1, 1, 1, 0, 0;\n"
                  : CV_F8(d, 0), CV_F8(d, 8), CV_F8(d, 16), CV_F8(d, 24),
                    CV_F8(d, 32), CV_F8(d, 40), CV_F8(d, 48), CV_F8(d, 56)
+                 : "l"(a), "l"(b));
+}
+
+template <>
+__device__ __forceinline__ void cv_wgmma_add<192>(float *d, uint64_t a,
+                                                  uint64_t b)
+{
+    asm volatile("wgmma.mma_async.sync.aligned.m64n192k16.f32.bf16.bf16 "
+                 "{" CV_R96 "}, %96, %97, 1, 1, 1, 0, 0;\n"
+                 : CV_F8(d, 0), CV_F8(d, 8), CV_F8(d, 16), CV_F8(d, 24),
+                   CV_F8(d, 32), CV_F8(d, 40), CV_F8(d, 48), CV_F8(d, 56),
+                   CV_F8(d, 64), CV_F8(d, 72), CV_F8(d, 80), CV_F8(d, 88)
                  : "l"(a), "l"(b));
 }
 

@@ -135,10 +135,10 @@ static void conv_case(Env *e, const Shape *s)
     if (norm) {
         double tolerance = e->tolerance;
 
-        /* What is normed may have been rounded before. */
+        /* What is normed may have been rounded before, by half a unit. */
         norm_rows(normed, expected, to * ho * wo, s->o, gamma->host);
         if (type == CV_BF16)
-            e->tolerance = 2e-3;
+            e->tolerance = 4e-3;
         compare(e, norm, normed, "the norm of %s", shape);
         e->tolerance = tolerance;
     }
@@ -232,6 +232,8 @@ void test_conv3d_vae(Env *e)
         { 2, 0, 5, 9, 192, 96, 1, 3, 3, 1, 1, 2, 1, 1, 1, 1, 1, 0, 0, 0, 1, 0 },
         { 1, 0, 9, 19, 64, 120, 1, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 2, 0 },
         { 1, 2, 5, 9, 192, 192, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 1, 0 },
+        { 2, 0, 9, 21, 64, 184, 1, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 1, 2, 0 },
+        { 1, 0, 9, 11, 72, 88, 1, 3, 3, 1, 1, 2, 1, 1, 1, 1, 1, 0, 0, 0, 1, 0 },
     };
 
     e->aligned = 1;

@@ -375,7 +375,8 @@ int cv_dit_load(CvDit *dit)
     if (!err)
         err = cv_load_end(loader, load_all(dit, loader));
     if (!err)
-        err = cv_loras_finish(loader);
+        cv_loras_finish(loader);
+    cv_load_release(loader);
     cv_loras_close(&loader->loras);
     cv_weights_close(&loader->weights);
     return err;

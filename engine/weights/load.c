@@ -308,13 +308,15 @@ static int load_into(CvLoader *l, const CvMatrix *m, CvLoadLayout layout,
     e->used = 1;
     if (l->backend->planning)
         return 0;
-    if ((deltas = cv_loras_find(l->loras, e, &n))) {
-        /* What stays in fp8 is multiplied on the device. */
+    deltas = cv_loras_find(l->loras, e, &n);
+    if (deltas || (cv_type_is_fp8(t->type) && t->type != e->tensor.type)) {
+        /* What becomes or stays fp8 is multiplied on the device. */
         if (cv_type_is_fp8(t->type) && e->scale)
             err = cv_scale_load(l, &m->scale, e, NULL);
         if (err == CAUSVID_ERR(EILSEQ))
             return wrong_value(l, e);
-        return err < 0 ? err : cv_loras_merge(l, m, e, deltas, n);
+        return err < 0 ? err : cv_loras_merge(l, m, e, deltas,
+                                              deltas ? n : 0);
     }
     err = l->weights->random ? cv_random_load(l, t, e, 0)
                              : upload(l, t, e, layout);
@@ -344,7 +346,16 @@ static int stays_fp8(const CvLoader *l, const CvEntry *e)
     return l->backend->fp8 && cv_type_is_fp8(e->tensor.type);
 }
 
-/* keep: it may stay in fp8; else it has m->weight.type. */
+/* The type that a matrix gets which is stored as e: `type`, unless it stays in
+ * fp8 or becomes so. */
+static CvType matrix_type(const CvLoader *l, const CvEntry *e, CvType type)
+{
+    if (l->backend->fp8 && l->quantise)
+        return CV_F8_E4M3;
+    return stays_fp8(l, e) ? e->tensor.type : type;
+}
+
+/* keep: it may stay in fp8, or become so; else it has m->weight.type. */
 static int load_one(CvLoader *l, CvMatrix *m, int keep, CvLoadLayout layout,
                     const char *name)
 {
@@ -354,8 +365,8 @@ static int load_one(CvLoader *l, CvMatrix *m, int keep, CvLoadLayout layout,
 
     if (err < 0)
         return err;
-    if (keep && stays_fp8(l, e))
-        m->weight.type = e->tensor.type;
+    if (keep)
+        m->weight.type = matrix_type(l, e, m->weight.type);
     err = take(l, m);
     return err < 0 ? err : load_into(l, m, layout, name);
 }
@@ -406,7 +417,7 @@ int cv_load_matrix(CvLoader *l, CvMatrix *m, const char *format, ...)
     return err < 0 ? err : load_one(l, m, 1, CV_LOAD_AS_IS, name);
 }
 
-/* Parts that are not all of one type do not stay in fp8. */
+/* Parts that are not all of one type in fp8 do not stay so. */
 static int load_stacked(CvLoader *l, CvMatrix *m, int keep, const char *stem,
                         const char *const *parts, int n_parts)
 {
@@ -438,9 +449,9 @@ static int load_stacked(CvLoader *l, CvMatrix *m, int keep, const char *stem,
             if (!pass) {
                 if ((err = find(&e, l, name, &share, CV_LOAD_AS_IS)) < 0)
                     break;
-                if (!i && stays_fp8(l, e))
-                    type = e->tensor.type;
-                else if (e->tensor.type != type)
+                if (!i)
+                    type = matrix_type(l, e, t->type);
+                else if (matrix_type(l, e, t->type) != type)
                     keep = 0;
                 continue;
             }

@@ -449,8 +449,6 @@ void cv_loras_close(CvLoras **loras)
 
     if (!l)
         return;
-    if (l->scratch)
-        l->backend->ops->release(l->backend, l->scratch);
     for (int i = 0; i < l->n_files; i++)
         cv_weights_close(&l->files[i].weights);
     free(l->files);

@@ -35,9 +35,6 @@ typedef struct CvLoras {
     int n_files;
     CvDelta *deltas;   /* sorted by target; those of one in the files' order */
     int64_t n_deltas, room;
-    CvBackend *backend;
-    void *scratch;     /* of merge.c, NULL before the first tensor */
-    size_t scratch_bytes;
 } CvLoras;
 
 /* Take the next of "path=strength|path|..." off the list; the strength is 1
@@ -57,12 +54,13 @@ void cv_loras_close(CvLoras **loras);
 const CvDelta *cv_loras_find(const CvLoras *loras, const CvEntry *target,
                              int64_t *n);
 
-/* merge.c: m = the stored tensor e, which the loader found, with its changes;
- * in float32, rounded once to m's type. In fp8, its rows get new factors. */
+/* merge.c: m = the stored tensor e, which the loader found, with its changes, of
+ * which there may be none; in float32, rounded once to m's type. In fp8, its
+ * rows get new factors. */
 int cv_loras_merge(CvLoader *loader, const CvMatrix *m, const CvEntry *e,
                    const CvDelta *deltas, int64_t n);
 
-/* When all is loaded: give back the scratch, and say what was applied. */
-int cv_loras_finish(CvLoader *loader);
+/* When all is loaded: say what was applied. */
+void cv_loras_finish(const CvLoader *loader);
 
 #endif /* CV_LORA_H */

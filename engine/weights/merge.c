@@ -1,5 +1,5 @@
 /*
- * Adding LoRA files to weights while these are loaded.
+ * Adding LoRA files to weights while these are loaded, and making fp8 of them.
  *
  * SPDX-License-Identifier: BSD-2-Clause
  *
@@ -51,26 +51,30 @@ static size_t operand_bytes(const CvDelta *d, int64_t rows, int64_t row)
     return aligned_floats(rows * k) + aligned_floats(k * row);
 }
 
+void cv_load_release(CvLoader *l)
+{
+    if (l->scratch)
+        l->backend->ops->release(l->backend, l->scratch);
+    l->scratch       = NULL;
+    l->scratch_bytes = 0;
+}
+
 static int take_scratch(CvLoader *l, size_t bytes)
 {
-    CvLoras *loras = l->loras;
     int err;
 
-    if (bytes <= loras->scratch_bytes)
+    if (bytes <= l->scratch_bytes)
         return 0;
-    if (loras->scratch) {
-        if ((err = cv_finish(l->backend)) < 0)
-            return err;
-        l->backend->ops->release(l->backend, loras->scratch);
-    }
-    loras->backend       = l->backend;
-    loras->scratch       = NULL;
-    loras->scratch_bytes = 0;
-    err = l->backend->ops->alloc(l->backend, bytes, &loras->scratch);
+    if (l->scratch && (err = cv_finish(l->backend)) < 0)
+        return err;
+    cv_load_release(l);
+    err = l->backend->ops->alloc(l->backend, bytes, &l->scratch);
     if (err == CAUSVID_ERR(ENOMEM))
-        return cv_fail_memory(l->log, bytes, "merging a LoRA");
+        return cv_fail_memory(l->log, bytes, l->loras ? "merging a LoRA"
+                                                      : "weights on their way "
+                                                        "to fp8");
     if (!err)
-        loras->scratch_bytes = bytes;
+        l->scratch_bytes = bytes;
     return err;
 }
 
@@ -133,7 +137,7 @@ int cv_loras_merge(CvLoader *l, const CvMatrix *m, const CvEntry *e,
         CvTensor work = part, scale = part;
 
         if (used) {
-            work.data = l->loras->scratch;
+            work.data = l->scratch;
             work.type = CV_F32;
         }
         if (fp8) /* the factors: the file's, and then those of the sum */
@@ -143,7 +147,7 @@ int cv_loras_merge(CvLoader *l, const CvMatrix *m, const CvEntry *e,
             err = cv_scale_rows(l->backend, &work, &scale);
         for (int64_t i = 0; i < n && !err; i++)
             err = add(l, &work, &deltas[i], first,
-                      (uint8_t *)l->loras->scratch + used);
+                      (uint8_t *)l->scratch + used);
         if (!err && fp8)
             err = cv_quantise(l->backend, &part, &scale, &work);
         else if (!err && used)
@@ -156,24 +160,15 @@ int cv_loras_merge(CvLoader *l, const CvMatrix *m, const CvEntry *e,
     return 0;
 }
 
-int cv_loras_finish(CvLoader *l)
+void cv_loras_finish(const CvLoader *l)
 {
-    CvLoras *loras = l->loras;
-    int err = 0;
+    const CvLoras *loras = l->loras;
 
-    if (!loras)
-        return 0;
-    if (loras->scratch && !(err = cv_finish(l->backend))) {
-        l->backend->ops->release(l->backend, loras->scratch);
-        loras->scratch       = NULL;
-        loras->scratch_bytes = 0;
-    }
-    for (int i = 0; i < loras->n_files && !err; i++) {
+    for (int i = 0; loras && i < loras->n_files; i++) {
         const CvLoraFile *f = &loras->files[i];
 
         cv_log(l->log, CAUSVID_LOG_INFO, "LoRA '%s': applied %lld of %lld "
                "entries, strength %g", cv_weights_path(f->weights),
                (long long)f->applied, (long long)f->entries, f->strength);
     }
-    return err;
 }

@@ -103,7 +103,14 @@ typedef struct CvLoader {
     CvWeights *weights;
     CvLog *log;
     struct CvLoras *loras; /* what is added to the weights (lora.h), or NULL */
+    int quantise;        /* matrices become CV_F8_E4M3 if they are not, on
+                            backends that take fp8 (`quantise` of ops.h) */
+    void *scratch;       /* of the backend, for that and for loras, or NULL */
+    size_t scratch_bytes;
 } CvLoader;
+
+/* When all is loaded and finished, or loading failed. */
+void cv_load_release(CvLoader *loader);
 
 /* How a stored tensor is rearranged. */
 typedef enum CvLoadLayout {
@@ -144,7 +151,8 @@ typedef struct CvMatrix {
 #define CV_MAX_PARTS 3 /* of cv_load_matrix_stacked() */
 
 /* The three above for a matrix of dims [m->weight.dim[0], dim[1]]: it stays in
- * fp8 where the file has that and the backend takes it, otherwise it becomes W.
+ * fp8 where the file has that and the backend takes it, otherwise it becomes W,
+ * or, of the first two where the loader says so, fp8.
  * All that matters of *m before is those dims. */
 int cv_load_matrix(CvLoader *loader, CvMatrix *m, const char *format, ...)
     CV_PRINTF(3, 4);

@@ -96,9 +96,10 @@ static int load_all(CvLoras *loras)
     if (!err) {
         for (int i = 0; i < loras->n_files; i++)
             REQUIRE(loras->files[i].applied <= loras->files[i].entries);
-        err = cv_loras_finish(&loader);
+        cv_loras_finish(&loader);
     }
     cpu->planning = 0;
+    cv_load_release(&loader);
     cv_arena_free(&arena);
     return err;
 }

@@ -163,6 +163,7 @@ static double largest_error(Bench *bench, const char *list,
            "%s: applied %lld of %lld entries", merged_name,
            (long long)l.loras->files[i].applied,
            (long long)l.loras->files[i].entries);
+    cv_load_release(&l);
     cv_loras_close(&l.loras);
     cv_weights_close(&model);
     cv_weights_close(&merged);

@@ -213,8 +213,8 @@ static int describe(CvCuda *cuda, const CvCudaSettings *settings,
         cuda->scratch_bytes += CV_CUDA_SCRATCH8;
         cuda->host->taken += CV_CUDA_ATTENTION8_BYTES;
     }
-    snprintf(cuda->base.device, sizeof(cuda->base.device), "%.100s, %s",
-             properties.name, settings->float32 ? "float32" : "bf16");
+    snprintf(cuda->base.device, sizeof(cuda->base.device), "%.100s",
+             properties.name);
     return 0;
 }
 
@@ -245,6 +245,25 @@ static int take_memory(CvCuda *cuda, char why[CV_WHY_SIZE])
            cuda->capability % 10, cuda->processors, (double)available / 1e6,
            (double)total / 1e6, cuda->hopper ? "sm_90a" : "sm_80");
     return cv_cuda_blas_open(cuda, why);
+}
+
+/* What precision asks for, as far as this GPU has it, and the name of it; the
+ * library is open. */
+static void choose_types(CvCuda *cuda, const CvCudaSettings *settings)
+{
+    CvBackend *b = &cuda->base;
+    const size_t used = strlen(b->device);
+
+    b->activation = settings->float32 ? CV_F32 : CV_BF16;
+    b->weight     = b->activation;
+    b->product    = b->activation;
+    b->fp8        = !settings->float32;
+    if (b->fp8 && settings->fp8 != CV_FP8_NEVER && cv_cuda_has_fp8(cuda)) {
+        b->product = CV_F8_E4M3;
+        b->narrow  = settings->fp8 == CV_FP8_ALL;
+    }
+    snprintf(b->device + used, sizeof(b->device) - used, ", %s",
+             settings->float32 ? "float32" : b->narrow ? "fp8" : "bf16");
 }
 
 /* Give everything back; the context is current when it ever was. */
@@ -308,9 +327,6 @@ int cv_cuda_open(CvBackend **backend, const CvCudaSettings *settings,
     }
     cuda->base.ops         = &cuda_ops;
     cuda->base.name        = "cuda";
-    cuda->base.activation  = settings->float32 ? CV_F32 : CV_BF16;
-    cuda->base.weight      = cuda->base.activation;
-    cuda->base.fp8         = !settings->float32;
     cuda->base.log         = log;
     cuda->base.cuda_planes = 1;
     cuda->base.close       = cuda_close;
@@ -324,6 +340,7 @@ int cv_cuda_open(CvBackend **backend, const CvCudaSettings *settings,
     if ((err = describe(cuda, settings, why)) < 0 ||
         (err = take_memory(cuda, why)) < 0)
         goto fail;
+    choose_types(cuda, settings);
     cuda_leave(&cuda->base);
     *backend = &cuda->base;
     return 0;

@@ -103,10 +103,12 @@ int cv_cuda_conv3d(CvBackend *b, const CvConv3d *a);
 /* norm.cu */
 int cv_cuda_rms_norm(CvBackend *b, const CvTensor *out, const CvTensor *x,
                      const CvTensor *weight, float eps);
-int cv_cuda_norm_modulate(CvBackend *b, const CvTensor *out, const CvTensor *x,
+int cv_cuda_norm_modulate(CvBackend *b, const CvTensor *out,
+                          const CvTensor *out_scale, const CvTensor *x,
                           const CvTensor *mod, int shift_row, int scale_row,
                           float eps);
-int cv_cuda_layer_norm(CvBackend *b, const CvTensor *out, const CvTensor *x,
+int cv_cuda_layer_norm(CvBackend *b, const CvTensor *out,
+                       const CvTensor *out_scale, const CvTensor *x,
                        const CvTensor *weight, const CvTensor *bias,
                        float eps);
 int cv_cuda_qk_norm_rope(CvBackend *b, const CvQkNormRope *a);
@@ -141,6 +143,19 @@ int cv_cuda_quantise(CvBackend *b, const CvTensor *out, const CvTensor *scale,
                      const CvTensor *x);
 
 int cv_cuda_scale_rows(CvBackend *b, const CvTensor *x, const CvTensor *scale);
+/* quantise.cu. Rows of bf16 -> E4M3 with a scale for each, as ops.h says for P. */
+int cv_cuda_narrow(CvCuda *cuda, void *out, void *scale, const void *x,
+                   int64_t rows, int64_t columns);
+/* out_scale[n] = scale * gate, and, where there is a bias (float32 or bf16),
+ * out_bias[n] (bf16) = bias * gate; gate: float32 or NULL, for ones. */
+int cv_cuda_gate_scales(CvCuda *cuda, float *out_scale, void *out_bias,
+                        const void *scale, const CvTensor *bias,
+                        const float *gate, int64_t n);
+/* y[n, o] (float32) = x_scale[n] * w_scale[o] * x[n, i] w[o, i]^T, x and w E4M3:
+ * for sizes that cuBLASLt does not take. */
+int cv_cuda_plain_product(CvCuda *cuda, void *y, const void *x,
+                          const void *x_scale, const void *w,
+                          const void *w_scale, int64_t n, int64_t o, int64_t i);
 
 /* fp8.cu. Rows of a matrix: out (bf16 [rows, columns]) = scale[row] * src; at
  * most 2^31 elements. */

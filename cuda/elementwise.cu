@@ -310,7 +310,9 @@ int cv_cuda_epilogue(CvCuda *cuda, const CvLinear *a, int64_t row, int64_t n,
     if (!n || !width)
         return 0;
     if (a->out->type == CV_F32)
-        return epilogue<float, float>(cuda, a, row, n, first, width, y);
+        return a->bias && a->bias->type == CV_BF16
+                   ? epilogue<float, cv_bf16>(cuda, a, row, n, first, width, y)
+                   : epilogue<float, float>(cuda, a, row, n, first, width, y);
     return a->bias && a->bias->type == CV_BF16
                ? epilogue<cv_bf16, cv_bf16>(cuda, a, row, n, first, width, y)
                : epilogue<cv_bf16, float>(cuda, a, row, n, first, width, y);

@@ -209,6 +209,9 @@ int cv_cuda_quantise(CvBackend *b, const CvTensor *out, const CvTensor *scale,
 {
     if (!x->dim[0])
         return 0;
+    if (x->type == CV_BF16)
+        return cv_cuda_narrow(cv_cuda(b), out->data, scale->data, x->data,
+                              x->dim[0], x->dim[1]);
     return out->type == CV_F8_E4M3
                ? quantise<CV_F8_E4M3>(cv_cuda(b), out, scale, x)
                : quantise<CV_F8_E5M2>(cv_cuda(b), out, scale, x);

@@ -5,8 +5,8 @@
  *
  * Bits are shifted into the place of float32's fields; a product with a power
  * of two makes up for the difference of the biases, exactly, subnormal numbers
- * included. The hardware has conversions of its own from sm_89 on, which would
- * hide nothing here: all that uses these is bound by bytes.
+ * included. The hardware has conversions of its own from sm_89 on: kernels that
+ * are bound by bytes need none; cv_pack_fp8(), for activations, uses them.
  */
 #ifndef CV_CUDA_FP8_CUH
 #define CV_CUDA_FP8_CUH
@@ -62,6 +62,68 @@ static __device__ __forceinline__ uint32_t cv_to_fp8(float x)
 
     bits = (bits + (1u << (shift - 1)) - 1 + (bits >> shift & 1)) >> shift;
     return (bits < largest ? bits : largest) | __float_as_uint(x) >> 31 << 7;
+}
+
+/* ---- rows of activations ---- */
+
+/* Four numbers of E4M3, the first in the lowest byte; as cv_to_fp8(). */
+static __device__ __forceinline__ uint32_t cv_pack_fp8(const float *v)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+    uint16_t low, high;
+
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;"
+        : "=h"(low) : "f"(v[1]), "f"(v[0]));
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;"
+        : "=h"(high) : "f"(v[3]), "f"(v[2]));
+    return (uint32_t)low | (uint32_t)high << 16;
+#else
+    return cv_to_fp8<CV_F8_E4M3>(v[0]) | cv_to_fp8<CV_F8_E4M3>(v[1]) << 8 |
+           cv_to_fp8<CV_F8_E4M3>(v[2]) << 16 |
+           cv_to_fp8<CV_F8_E4M3>(v[3]) << 24;
+#endif
+}
+
+/* |x| as bits, which as integers are in its order: above those of infinity is
+ * what is no number, so that the largest of a row shows it. */
+static __device__ __forceinline__ uint32_t cv_size_bits(float x)
+{
+    return __float_as_uint(x) & 0x7fffffffu;
+}
+
+/* The largest of a block of whole warps, in every thread. parts: CV_WARP words
+ * of shared memory, used by this alone. */
+static __device__ __forceinline__ uint32_t cv_block_largest(uint32_t x,
+                                                            uint32_t *parts)
+{
+    int warps = (int)blockDim.x / CV_WARP, lane = (int)threadIdx.x % CV_WARP;
+
+    for (int i = CV_WARP / 2; i > 0; i /= 2)
+        x = max(x, __shfl_xor_sync(0xffffffffu, x, i));
+    if (warps == 1)
+        return x;
+    if (lane == 0)
+        parts[threadIdx.x / CV_WARP] = x;
+    __syncthreads();
+    x = lane < warps ? parts[lane] : 0;
+    for (int i = CV_WARP / 2; i > 0; i /= 2)
+        x = max(x, __shfl_xor_sync(0xffffffffu, x, i));
+    return x;
+}
+
+/* A row's scale, of the bits of its largest number, and what it is multiplied
+ * with. Rows below 2^-100, whose inverse has no number, count as zeros. */
+static __device__ __forceinline__ float cv_row_scale(uint32_t bits,
+                                                     float *inverse)
+{
+    float largest = __uint_as_float(bits);
+
+    if (largest < 0x1p-100f) {
+        *inverse = 0.0f;
+        return 1.0f;
+    }
+    *inverse = 448.0f / largest;
+    return largest / 448.0f;
 }
 
 #endif /* CV_CUDA_FP8_CUH */

@@ -117,4 +117,7 @@ void cv_cuda_memory_close(CvCuda *cuda);
 int cv_cuda_blas_open(CvCuda *cuda, char why[CV_WHY_SIZE]);
 void cv_cuda_blas_close(CvCuda *cuda);
 
+/* linear_fp8.c. Does the library multiply E4M3 with scales of rows here? */
+int cv_cuda_has_fp8(CvCuda *cuda);
+
 #endif /* CV_CUDA_HOST_H */

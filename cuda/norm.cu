@@ -18,64 +18,8 @@
  * Rows whose length or address does not allow vectors, or that are longer than
  * the registers of a block, go through plain loops (the *_any_kernel).
  */
-#include "vector.cuh"
-
-/* Threads of a block that holds a row in registers. Kernels say that two such
- * blocks share a multiprocessor: left to itself, the compiler spills to make
- * room for more. */
-enum { kMaxThreads = 512 };
-enum { kAnyThreads = 256 }; /* of a block that does not */
-
-/* ---- rows in registers: how many vectors a thread has ---- */
-
-typedef struct Shape {
-    int vectors; /* 16-byte vectors of a row */
-    int parts;   /* of each thread: 3 or 5; 0: the row does not fit */
-    unsigned threads;
-} Shape;
-
-static unsigned threads_for(int64_t vectors, int parts)
-{
-    int64_t each = (vectors + parts - 1) / parts;
-
-    return (unsigned)((each + CV_WARP - 1) / CV_WARP * CV_WARP);
-}
-
-/* The split that leaves fewer lanes without work: 5 for 5120 elements, 3 for
- * 1536 and 4096. */
-static Shape shape_of(int64_t d, int elements)
-{
-    Shape s = { 0, 0, 0 };
-    int64_t n = d / elements;
-    unsigned three, five;
-
-    if (d % elements || n > 5 * kMaxThreads)
-        return s;
-    three = threads_for(n, 3);
-    five = threads_for(n, 5);
-    s.vectors = (int)n;
-    s.parts = three > kMaxThreads || five * 5 < three * 3 ? 5 : 3;
-    s.threads = s.parts == 5 ? five : three;
-    return s;
-}
-
-static unsigned any_threads(int64_t d)
-{
-    return d < kAnyThreads ? threads_for(d, 1) : (unsigned)kAnyThreads;
-}
-
-template <int parts>
-static __device__ __forceinline__ void load_row(uint4 *raw, const void *row,
-                                                int vectors)
-{
-#pragma unroll
-    for (int p = 0; p < parts; p++) {
-        int i = p * (int)blockDim.x + (int)threadIdx.x;
-
-        raw[p] = i < vectors ? cv_load_once16((const uint4 *)row + i)
-                             : make_uint4(0, 0, 0, 0);
-    }
-}
+#include "fp8.cuh"
+#include "rows.cuh"
 
 /* The sum of squares of this thread's vectors. */
 template <typename T, int parts>
@@ -111,7 +55,7 @@ static __device__ __forceinline__ float squares_any(const T *x, int64_t d)
 /* No __restrict__ on x and out: they may be the same. A thread writes only
  * what it has read. */
 template <typename X, typename Y, int parts>
-__global__ void __launch_bounds__(kMaxThreads, 2)
+__global__ void __launch_bounds__(kCvMaxThreads, 2)
 rms_norm_kernel(Y *out, const X *x, const float *__restrict__ weight,
                 int vectors, float eps)
 {
@@ -121,7 +65,7 @@ rms_norm_kernel(Y *out, const X *x, const float *__restrict__ weight,
     uint4 raw[parts];
     float r;
 
-    load_row<parts>(raw, x + start, vectors);
+    cv_load_row<parts>(raw, x + start, vectors);
     r = cv_block_sum(squares<X, parts>(raw), sums);
     r = 1.0f / sqrtf(r / (float)d + eps);
 #pragma unroll
@@ -141,7 +85,7 @@ rms_norm_kernel(Y *out, const X *x, const float *__restrict__ weight,
 }
 
 template <typename X, typename Y>
-__global__ void __launch_bounds__(kAnyThreads)
+__global__ void __launch_bounds__(kCvAnyThreads)
 rms_norm_any_kernel(Y *out, const X *x, const float *__restrict__ weight,
                     int64_t d, float eps)
 {
@@ -163,13 +107,13 @@ static int rms_norm(CvCuda *cuda, const CvTensor *out, const CvTensor *x,
     Y *dst = (Y *)out->data;
     int64_t d = weight->dim[0];
     unsigned rows = (unsigned)x->dim[0];
-    Shape s = shape_of(d, CvVector<X>::kElements);
+    CvRowShape s = cv_row_shape(d, CvVector<X>::kElements);
 
     if (!s.parts || !cv_aligned16(src) || !cv_aligned16(w) ||
         !cv_aligned16(dst)) {
         auto kernel = rms_norm_any_kernel<X, Y>;
 
-        return CV_LAUNCH(cuda, cuda->stream, kernel, rows, any_threads(d), 0,
+        return CV_LAUNCH(cuda, cuda->stream, kernel, rows, cv_any_threads(d), 0,
                          dst, src, w, d, eps);
     }
     auto kernel = s.parts == 5 ? rms_norm_kernel<X, Y, 5>
@@ -200,19 +144,26 @@ typedef struct Columns {
     unsigned group_rows;        /* rows of a group */
     int64_t group_step;         /* floats from a group's rows to the next's */
     float one, eps;
+    float *factors;             /* of rows, where they leave in fp8 */
 } Columns;
 
+/* Bytes are numbers of E4M3. */
+typedef uint8_t Fp8;
+
 /* The mean's rounding error would show where rows lie far from zero: the
- * differences from it have a mean of their own, `rest`, which is taken off. */
+ * differences from it have a mean of their own, `rest`, which is taken off. The
+ * scale of a row in fp8 costs a third time through the registers. */
 template <typename Y, int parts>
-__global__ void __launch_bounds__(kMaxThreads, 2)
+__global__ void __launch_bounds__(kCvMaxThreads, 2)
 layer_norm_kernel(Y *__restrict__ out, const float *__restrict__ x,
                   const Columns c, int vectors)
 {
     int64_t d = (int64_t)vectors * 4, start = blockIdx.x * d;
     int64_t group = blockIdx.x / c.group_rows * c.group_step;
+    __shared__ uint32_t maxima[CV_WARP];
     __shared__ float sums[3][CV_WARP];
     float v[parts][4], about = 0, rest = 0, square = 0, r;
+    uint32_t largest = 0;
 
 #pragma unroll
     for (int p = 0; p < parts; p++) {
@@ -248,20 +199,44 @@ layer_norm_kernel(Y *__restrict__ out, const float *__restrict__ x,
 #pragma unroll
             for (int j = 0; j < 4; j++)
                 v[p][j] = (v[p][j] - rest) * r * (scale[j] + c.one) + shift[j];
-            cv_store_n<4>(out + start + i * 4, v[p]);
+            if constexpr (sizeof(Y) == sizeof(Fp8)) {
+#pragma unroll
+                for (int j = 0; j < 4; j++)
+                    largest = max(largest, cv_size_bits(v[p][j]));
+            } else {
+                cv_store_n<4>(out + start + i * 4, v[p]);
+            }
+        }
+    }
+    if constexpr (sizeof(Y) == sizeof(Fp8)) {
+        float factor = cv_row_scale(cv_block_largest(largest, maxima), &r);
+
+        if (threadIdx.x == 0)
+            c.factors[blockIdx.x] = factor;
+#pragma unroll
+        for (int p = 0; p < parts; p++) {
+            int i = p * (int)blockDim.x + (int)threadIdx.x;
+
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+                v[p][j] *= r;
+            if (i < vectors)
+                *(uint32_t *)(out + start + i * 4) = cv_pack_fp8(v[p]);
         }
     }
 }
 
 template <typename Y>
-__global__ void __launch_bounds__(kAnyThreads)
+__global__ void __launch_bounds__(kCvAnyThreads)
 layer_norm_any_kernel(Y *__restrict__ out, const float *__restrict__ x,
                       const Columns c, int64_t d)
 {
     int64_t start = blockIdx.x * d;
     int64_t group = blockIdx.x / c.group_rows * c.group_step;
+    __shared__ uint32_t maxima[CV_WARP];
     __shared__ float sums[3][CV_WARP];
-    float about = 0, rest = 0, square = 0, r;
+    float about = 0, rest = 0, square = 0, factor, inverse, r;
+    uint32_t largest = 0;
 
     x += start;
     for (int64_t i = threadIdx.x; i < d; i += blockDim.x)
@@ -273,10 +248,24 @@ layer_norm_any_kernel(Y *__restrict__ out, const float *__restrict__ x,
     }
     rest = cv_block_sum(rest, sums[1]) / (float)d;
     r = 1.0f / sqrtf(cv_block_sum(square, sums[2]) / (float)d + c.eps);
-    for (int64_t i = threadIdx.x; i < d; i += blockDim.x)
-        cv_store(out + start + i, (x[i] - about - rest) * r *
-                                  (c.scale[group + i] + c.one) +
-                                  c.shift[group + i]);
+    for (int pass = sizeof(Y) == sizeof(Fp8) ? 0 : 1; pass < 2; pass++) {
+        for (int64_t i = threadIdx.x; i < d; i += blockDim.x) {
+            float y = (x[i] - about - rest) * r *
+                      (c.scale[group + i] + c.one) + c.shift[group + i];
+
+            if (!pass)
+                largest = max(largest, cv_size_bits(y));
+            else if constexpr (sizeof(Y) == sizeof(Fp8))
+                out[start + i] = (Fp8)cv_to_fp8<CV_F8_E4M3>(y * inverse);
+            else
+                cv_store(out + start + i, y);
+        }
+        if (pass)
+            break;
+        factor = cv_row_scale(cv_block_largest(largest, maxima), &inverse);
+        if (threadIdx.x == 0)
+            c.factors[blockIdx.x] = factor;
+    }
 }
 
 template <typename Y>
@@ -287,7 +276,7 @@ static int layer_norm(CvCuda *cuda, const CvTensor *out, const CvTensor *x,
     Y *dst = (Y *)out->data;
     int64_t d = x->dim[1];
     unsigned rows = (unsigned)x->dim[0];
-    Shape s = shape_of(d, 4);
+    CvRowShape s = cv_row_shape(d, 4);
 
     if (!rows || !d)
         return 0;
@@ -296,7 +285,7 @@ static int layer_norm(CvCuda *cuda, const CvTensor *out, const CvTensor *x,
         !cv_aligned16(c->scale) || !cv_aligned16(c->shift)) {
         auto kernel = layer_norm_any_kernel<Y>;
 
-        return CV_LAUNCH(cuda, cuda->stream, kernel, rows, any_threads(d), 0,
+        return CV_LAUNCH(cuda, cuda->stream, kernel, rows, cv_any_threads(d), 0,
                          dst, src, *c, d);
     }
     auto kernel = s.parts == 5 ? layer_norm_kernel<Y, 5>
@@ -305,7 +294,20 @@ static int layer_norm(CvCuda *cuda, const CvTensor *out, const CvTensor *x,
                      *c, s.vectors);
 }
 
-int cv_cuda_norm_modulate(CvBackend *b, const CvTensor *out, const CvTensor *x,
+static int layer_norm_to(CvCuda *cuda, const CvTensor *out,
+                         const CvTensor *out_scale, const CvTensor *x,
+                         Columns *c)
+{
+    if (out_scale) {
+        c->factors = (float *)out_scale->data;
+        return layer_norm<Fp8>(cuda, out, x, c);
+    }
+    return out->type == CV_F32 ? layer_norm<float>(cuda, out, x, c)
+                               : layer_norm<cv_bf16>(cuda, out, x, c);
+}
+
+int cv_cuda_norm_modulate(CvBackend *b, const CvTensor *out,
+                          const CvTensor *out_scale, const CvTensor *x,
                           const CvTensor *mod, int shift_row, int scale_row,
                           float eps)
 {
@@ -313,21 +315,20 @@ int cv_cuda_norm_modulate(CvBackend *b, const CvTensor *out, const CvTensor *x,
     int64_t d = mod->dim[2];
     Columns c = { m + scale_row * d, m + shift_row * d,
                   (unsigned)(x->dim[0] / mod->dim[0]), mod->dim[1] * d, 1,
-                  eps };
+                  eps, NULL };
 
-    return out->type == CV_F32 ? layer_norm<float>(cv_cuda(b), out, x, &c)
-                               : layer_norm<cv_bf16>(cv_cuda(b), out, x, &c);
+    return layer_norm_to(cv_cuda(b), out, out_scale, x, &c);
 }
 
-int cv_cuda_layer_norm(CvBackend *b, const CvTensor *out, const CvTensor *x,
+int cv_cuda_layer_norm(CvBackend *b, const CvTensor *out,
+                       const CvTensor *out_scale, const CvTensor *x,
                        const CvTensor *weight, const CvTensor *bias,
                        float eps)
 {
     Columns c = { (const float *)weight->data, (const float *)bias->data,
-                  (unsigned)x->dim[0], 0, 0, eps };
+                  (unsigned)x->dim[0], 0, 0, eps, NULL };
 
-    return out->type == CV_F32 ? layer_norm<float>(cv_cuda(b), out, x, &c)
-                               : layer_norm<cv_bf16>(cv_cuda(b), out, x, &c);
+    return layer_norm_to(cv_cuda(b), out, out_scale, x, &c);
 }
 
 /* ---- qk_norm_rope: a block for each of q, k, v of a token ---- */
@@ -349,7 +350,7 @@ static __device__ __forceinline__ T *destination(const Qkv<T> &a, int part,
 }
 
 template <typename T, int parts>
-__global__ void __launch_bounds__(kMaxThreads, 2)
+__global__ void __launch_bounds__(kCvMaxThreads, 2)
 qk_norm_rope_kernel(const Qkv<T> a, int vectors)
 {
     const int n = CvVector<T>::kElements;
@@ -362,7 +363,7 @@ qk_norm_rope_kernel(const Qkv<T> a, int vectors)
     uint4 raw[parts];
     float r;
 
-    load_row<parts>(raw, a.qkv + (int64_t)blockIdx.x * a.width, vectors);
+    cv_load_row<parts>(raw, a.qkv + (int64_t)blockIdx.x * a.width, vectors);
     if (part == 2) {
 #pragma unroll
         for (int p = 0; p < parts; p++) {
@@ -397,7 +398,7 @@ qk_norm_rope_kernel(const Qkv<T> a, int vectors)
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kAnyThreads)
+__global__ void __launch_bounds__(kCvAnyThreads)
 qk_norm_rope_any_kernel(const Qkv<T> a)
 {
     int part = (int)(blockIdx.x % 3);
@@ -439,7 +440,7 @@ static int qk_norm_rope(CvCuda *cuda, const CvQkNormRope *args)
                  (const float *)args->norm_k->data,
                  (const float *)args->rope->data, (int)width, (int)d,
                  args->eps };
-    Shape s = shape_of(width, CvVector<T>::kElements);
+    CvRowShape s = cv_row_shape(width, CvVector<T>::kElements);
     unsigned blocks = (unsigned)(3 * tokens);
 
     if (!tokens || !width)
@@ -451,7 +452,7 @@ static int qk_norm_rope(CvCuda *cuda, const CvQkNormRope *args)
         auto kernel = qk_norm_rope_any_kernel<T>;
 
         return CV_LAUNCH(cuda, cuda->stream, kernel, blocks,
-                         any_threads(width), 0, a);
+                         cv_any_threads(width), 0, a);
     }
     auto kernel = s.parts == 5 ? qk_norm_rope_kernel<T, 5>
                                : qk_norm_rope_kernel<T, 3>;

@@ -14,7 +14,7 @@
 
 /* Changes when CvCudaSettings, CvBackend, CvOps or the arguments of an
  * operation do: a module of another version is refused. */
-#define CV_CUDA_ABI 7
+#define CV_CUDA_ABI 8
 
 /* Device memory that an open backend takes for itself; weights and clips come
  * on top, and what CUDA and its libraries need for their code. */
@@ -34,6 +34,13 @@ typedef enum CvAttention8 {
     CV_ATTENTION8_PAYS,   /* where tokens are so many that it is faster */
     CV_ATTENTION8_ALWAYS, /* for tests */
 } CvAttention8;
+/* What linears compute in 8 bits. */
+typedef enum CvFp8 {
+    CV_FP8_NEVER,    /* nothing; weights in fp8 are made bf16 */
+    CV_FP8_PRODUCTS, /* weights that are in fp8 are multiplied so, where the GPU
+                        and its libraries do that (CvBackend.product) */
+    CV_FP8_ALL,      /* and all weights of blocks become fp8 */
+} CvFp8;
 
 /* How to open the CUDA backend. */
 typedef struct CvCudaSettings {
@@ -45,6 +52,7 @@ typedef struct CvCudaSettings {
     int float32;          /* compute in float32 instead of bf16 */
     int generic;          /* no sm_90a kernels, even where they would run */
     CvAttention8 attention8;
+    CvFp8 fp8;            /* without float32 */
 } CvCudaSettings;
 
 /* The module's entry, cv_cuda_open(). ENODEV (no usable device, or a module of

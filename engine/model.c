@@ -33,6 +33,11 @@ static int open_cuda(CvModel *model, const CausvidSettings *settings)
         .context = settings->cuda_context, .stream = settings->cuda_stream,
         .memory_bytes = settings->vram_bytes,
         .float32 = settings->precision == CAUSVID_PRECISION_FP32,
+        .fp8 = settings->precision == CAUSVID_PRECISION_FP8 ? CV_FP8_ALL :
+               settings->precision == CAUSVID_PRECISION_AUTO ? CV_FP8_PRODUCTS
+                                                             : CV_FP8_NEVER,
+        .attention8 = settings->precision == CAUSVID_PRECISION_FP8
+                          ? CV_ATTENTION8_PAYS : CV_ATTENTION8_NEVER,
     };
     int wanted = settings->device == CAUSVID_DEVICE_CUDA;
     CvLog *log = model->log;
@@ -41,9 +46,6 @@ static int open_cuda(CvModel *model, const CausvidSettings *settings)
 
     if (settings->device == CAUSVID_DEVICE_CPU)
         return 0;
-    if (settings->precision == CAUSVID_PRECISION_FP8)
-        return cv_fail(log, ENOSYS, "precision=fp8 is not supported by this "
-                       "version; use precision=bf16 or precision=auto");
     if (settings->gpu < 0)
         return cv_fail(log, EINVAL, "gpu=%d: expected the number of a CUDA "
                        "device, 0 or more", settings->gpu);
@@ -60,6 +62,11 @@ static int open_cuda(CvModel *model, const CausvidSettings *settings)
                CAUSVID_LOG_INFO, "device=auto takes the CPU: %s", why);
         return 0;
     }
+    if (!err && cuda.fp8 == CV_FP8_ALL && !model->backend->narrow)
+        return cv_fail(log, ENOSYS, "precision=fp8 needs a Hopper GPU (H100, "
+                       "H200) and CUDA 12.9 or later, this is %s; use "
+                       "precision=bf16 or precision=auto",
+                       model->backend->device);
     return err;
 }
 

@@ -114,6 +114,7 @@ int cv_null_open(CvBackend **backend, CvLog *log)
     b->name       = "none";
     b->activation = CV_F32;
     b->weight     = CV_F32;
+    b->product    = CV_F32;
     b->log        = log;
     b->close      = null_close;
     return 0;

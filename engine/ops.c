@@ -54,6 +54,21 @@ static int is_matrix(const CvBackend *b, const CvTensor *t,
            is_vector(scale, t->dim[0]);
 }
 
+/* P with a factor for each row */
+static int is_product(const CvBackend *b, const CvTensor *t,
+                      const CvTensor *scale)
+{
+    return b->product != b->activation && is(t, b->product, 2) && scale &&
+           is_vector(scale, t->dim[0]);
+}
+
+/* A, or P with its factors */
+static int is_input(const CvBackend *b, const CvTensor *t,
+                    const CvTensor *scale)
+{
+    return (!scale && is(t, b->activation, 2)) || is_product(b, t, scale);
+}
+
 static int64_t last_dim(const CvTensor *t)
 {
     return t->n_dims ? t->dim[t->n_dims - 1] : 1;
@@ -146,12 +161,19 @@ int cv_linear(CvBackend *b, const CvLinear *a)
 {
     const CvTensor *out = a->out, *x = a->x, *w = a->weight;
 
-    CHECK(is(x, b->activation, 2) && is_matrix(b, w, a->scale));
-    CHECK(is_real(b, out) && out->n_dims == 2);
+    CHECK(is_input(b, x, a->x_scale) && is_matrix(b, w, a->scale));
+    CHECK(!a->x_scale || w->type == b->product);
+    if (a->out_scale) {
+        CHECK(is_product(b, out, a->out_scale) && a->x_scale);
+        CHECK(a->epilogue <= CV_EPI_GELU);
+        CHECK(!a->bias || a->bias->type == b->activation);
+    } else {
+        CHECK(is_real(b, out) && out->n_dims == 2);
+    }
     CHECK(x->dim[0] == out->dim[0]);
     CHECK(x->dim[1] == w->dim[1] && out->dim[1] == w->dim[0]);
-    CHECK(!a->bias || is_vector(a->bias, out->dim[1]) ||
-          (is(a->bias, out->type, 1) && a->bias->dim[0] == out->dim[1]));
+    CHECK(!a->bias || (is_real(b, a->bias) && a->bias->n_dims == 1 &&
+                       a->bias->dim[0] == out->dim[1]));
     CHECK(out->data != x->data);
     if (a->epilogue >= CV_EPI_MUL) {
         CHECK(a->other && a->other->data && cv_same_shape(a->other, out));
@@ -193,8 +215,11 @@ int cv_add_product(CvBackend *b, const CvTensor *out, const CvTensor *left,
 int cv_quantise(CvBackend *b, const CvTensor *out, const CvTensor *scale,
                 const CvTensor *x)
 {
-    CHECK(is_matrix(b, out, scale) && cv_type_is_fp8(out->type));
-    CHECK(is(x, CV_F32, 2) && same_dims(x, out));
+    if (x->type == CV_F32)
+        CHECK(is_matrix(b, out, scale) && cv_type_is_fp8(out->type));
+    else
+        CHECK(is_product(b, out, scale));
+    CHECK(is_real(b, x) && x->n_dims == 2 && same_dims(x, out));
     RUN(quantise)(b, out, scale, x);
 }
 
@@ -258,24 +283,28 @@ int cv_modulation(CvBackend *b, const CvTensor *out, const CvTensor *table,
     RUN(modulation)(b, out, table, x);
 }
 
-int cv_norm_modulate(CvBackend *b, const CvTensor *out, const CvTensor *x,
+int cv_norm_modulate(CvBackend *b, const CvTensor *out,
+                     const CvTensor *out_scale, const CvTensor *x,
                      const CvTensor *mod, int shift_row, int scale_row,
                      float eps)
 {
-    CHECK(is(x, CV_F32, 2) && is(out, b->activation, 2) && same_dims(x, out));
+    CHECK(is(x, CV_F32, 2) && is_input(b, out, out_scale));
+    CHECK(same_dims(x, out));
     CHECK(is(mod, CV_F32, 3) && mod->dim[2] == x->dim[1]);
     CHECK(shift_row >= 0 && shift_row < mod->dim[1]);
     CHECK(scale_row >= 0 && scale_row < mod->dim[1]);
     CHECK(mod->dim[0] > 0 && x->dim[0] % mod->dim[0] == 0);
-    RUN(norm_modulate)(b, out, x, mod, shift_row, scale_row, eps);
+    RUN(norm_modulate)(b, out, out_scale, x, mod, shift_row, scale_row, eps);
 }
 
-int cv_layer_norm(CvBackend *b, const CvTensor *out, const CvTensor *x,
-                  const CvTensor *weight, const CvTensor *bias, float eps)
+int cv_layer_norm(CvBackend *b, const CvTensor *out, const CvTensor *out_scale,
+                  const CvTensor *x, const CvTensor *weight,
+                  const CvTensor *bias, float eps)
 {
-    CHECK(is(x, CV_F32, 2) && is(out, b->activation, 2) && same_dims(x, out));
+    CHECK(is(x, CV_F32, 2) && is_input(b, out, out_scale));
+    CHECK(same_dims(x, out));
     CHECK(is_vector(weight, x->dim[1]) && is_vector(bias, x->dim[1]));
-    RUN(layer_norm)(b, out, x, weight, bias, eps);
+    RUN(layer_norm)(b, out, out_scale, x, weight, bias, eps);
 }
 
 int cv_rope_table(CvBackend *b, const CvTensor *out, int64_t first_frame,

@@ -15,6 +15,14 @@
  *   scale[row] * number, a product in float32 that is rounded to W where it is
  *   multiplied. Otherwise its scale is NULL, or a tensor without data.
  *   Statistics and accumulations are in float32 or better.
+ * - Where CvBackend.product is CV_F8_E4M3, an x of linear may be in that type
+ *   as well, "P", with its own scale, float32 [rows], and is multiplied with
+ *   weights of the same type: the numbers are, and the sum of these products is scaled by
+ *   the row of x and the row of the weight. The operations that make an x write
+ *   P where `out` is of that type: scale[row] = the largest |y| of the row
+ *   divided by 448, 1 of a row that is 0 or below 2^-100, not a finite number
+ *   where one of the row is not; out = y / scale, nearest even (of a quotient in float32, so that
+ *   it may be the other one of two that are nearly as near).
  * - An output aliases an input only where "in place" is said.
  * - No operation allocates. Scratch that a backend needs is its own, taken
  *   when it is opened, or bounded by a constant.
@@ -45,15 +53,18 @@ typedef enum CvEpilogue {
 
 /*
  * out[n, o] = epilogue(x[n, i] * weight[o, i]^T + bias[o])
- * x: A. weight: W or fp8 with scale. bias: float32 or the type of out (which is the fast one), or
- * NULL. out: A, or float32 for the residual stream. other: as out (in place
- * with out allowed) for MUL, ADD, GATE_ADD.
+ * x: A, or P with x_scale and a weight of that type. weight: W or fp8 with
+ * scale. bias: float32 or A, or NULL; the fast one is of out's type, with x in P
+ * it is A. out: A, or float32 for the residual stream, or P
+ * with out_scale: then x is in P, the epilogue NONE or GELU, and the bias A.
+ * other: as out (in place with out allowed) for MUL, ADD, GATE_ADD.
  * mod: float32 [g, r, o] for GATE_ADD: token t takes group t / (n / g); g
  * divides n.
  * Source: Wan2.1 wan/modules/model.py (WanAttentionBlock), t5.py.
  */
 typedef struct CvLinear {
     const CvTensor *out, *x, *weight, *scale, *bias, *other, *mod;
+    const CvTensor *x_scale, *out_scale;
     CvEpilogue epilogue;
     int gate_row;
 } CvLinear;
@@ -230,7 +241,8 @@ typedef struct CvOps {
     /* x float32 [n, d] -> out in fp8 [n, d] with its scale, float32 [n], where
      * CvBackend.fp8 is set: scale = the largest |x| of the row divided by the
      * type's largest number (448, 57344), 1 of a row of zeros; out = x / scale,
-     * nearest even, at most the largest. For weights that a LoRA changed. */
+     * nearest even, at most the largest. For weights that become fp8 while they
+     * are loaded. Or x A -> out P. */
     int (*quantise)(CvBackend *b, const CvTensor *out, const CvTensor *scale,
                     const CvTensor *x);
 
@@ -274,15 +286,19 @@ typedef struct CvOps {
                       const CvTensor *x);
 
     /* LayerNorm without parameters, then modulation:
-     * out[n, d] (A) = ln(x) * (1 + mod[g, scale_row]) + mod[g, shift_row];
+     * out[n, d] (A, or P with out_scale)
+     *     = ln(x) * (1 + mod[g, scale_row]) + mod[g, shift_row];
      * x: float32 [n, d]; mod: float32 [groups, r, d], token t has group
      * t / (n / groups). ln: mean and variance over d, eps inside the root. */
-    int (*norm_modulate)(CvBackend *b, const CvTensor *out, const CvTensor *x,
+    int (*norm_modulate)(CvBackend *b, const CvTensor *out,
+                         const CvTensor *out_scale, const CvTensor *x,
                          const CvTensor *mod, int shift_row, int scale_row,
                          float eps);
 
-    /* out[n, d] (A) = ln(x) * weight[d] + bias[d]; x, weight, bias float32. */
-    int (*layer_norm)(CvBackend *b, const CvTensor *out, const CvTensor *x,
+    /* out[n, d] (A, or P with out_scale) = ln(x) * weight[d] + bias[d];
+     * x, weight, bias float32. */
+    int (*layer_norm)(CvBackend *b, const CvTensor *out,
+                      const CvTensor *out_scale, const CvTensor *x,
                       const CvTensor *weight, const CvTensor *bias, float eps);
 
     /* Rotations of the tokens of `frames` latent frames from `first_frame` on,
@@ -369,7 +385,9 @@ struct CvBackend {
     const char *name;     /* "cpu" */
     CvType activation;    /* the type called A above */
     CvType weight;        /* the type called W above */
+    CvType product;       /* the type called P above, or A where there is none */
     int fp8;              /* linear and embed take weights in fp8 */
+    int narrow;           /* precision=fp8: weights of blocks become fp8 */
     CvLog *log;
     int planning;         /* memory.h: operations are checked but not run */
     int threads;          /* for log lines; 0: a GPU */
@@ -416,11 +434,13 @@ int cv_t5_bias(CvBackend *b, const CvTensor *out, const CvTensor *table);
 int cv_timestep_embedding(CvBackend *b, const CvTensor *out, const CvTensor *t);
 int cv_modulation(CvBackend *b, const CvTensor *out, const CvTensor *table,
                   const CvTensor *x);
-int cv_norm_modulate(CvBackend *b, const CvTensor *out, const CvTensor *x,
+int cv_norm_modulate(CvBackend *b, const CvTensor *out,
+                     const CvTensor *out_scale, const CvTensor *x,
                      const CvTensor *mod, int shift_row, int scale_row,
                      float eps);
-int cv_layer_norm(CvBackend *b, const CvTensor *out, const CvTensor *x,
-                  const CvTensor *weight, const CvTensor *bias, float eps);
+int cv_layer_norm(CvBackend *b, const CvTensor *out, const CvTensor *out_scale,
+                  const CvTensor *x, const CvTensor *weight,
+                  const CvTensor *bias, float eps);
 int cv_rope_table(CvBackend *b, const CvTensor *out, int64_t first_frame,
                   int frames, int h, int w);
 int cv_qk_norm_rope(CvBackend *b, const CvQkNormRope *a);

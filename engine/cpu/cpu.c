@@ -206,6 +206,7 @@ int cv_cpu_open_kernels(CvBackend **backend, int threads, const char *kernels,
     b->name = "cpu";
     b->activation = CV_F32;
     b->weight = CV_F32;
+    b->product = CV_F32;
     b->log = log;
     b->threads = threads;
     snprintf(b->device, sizeof(b->device), "%d threads", threads);

@@ -102,10 +102,12 @@ int cv_cpu_conv3d(CvBackend *b, const CvConv3d *a);
 /* norm.c */
 int cv_cpu_rms_norm(CvBackend *b, const CvTensor *out, const CvTensor *x,
                     const CvTensor *weight, float eps);
-int cv_cpu_norm_modulate(CvBackend *b, const CvTensor *out, const CvTensor *x,
+int cv_cpu_norm_modulate(CvBackend *b, const CvTensor *out,
+                         const CvTensor *out_scale, const CvTensor *x,
                          const CvTensor *mod, int shift_row, int scale_row,
                          float eps);
-int cv_cpu_layer_norm(CvBackend *b, const CvTensor *out, const CvTensor *x,
+int cv_cpu_layer_norm(CvBackend *b, const CvTensor *out,
+                      const CvTensor *out_scale, const CvTensor *x,
                       const CvTensor *weight, const CvTensor *bias, float eps);
 int cv_cpu_qk_norm_rope(CvBackend *b, const CvQkNormRope *a);
 int cv_cpu_norm_silu(CvBackend *b, const CvTensor *out, const CvTensor *x,

@@ -61,7 +61,8 @@ static void modulate_job(void *arg, int64_t first, int64_t last, int worker)
     }
 }
 
-int cv_cpu_norm_modulate(CvBackend *b, const CvTensor *out, const CvTensor *x,
+int cv_cpu_norm_modulate(CvBackend *b, const CvTensor *out,
+                         const CvTensor *out_scale, const CvTensor *x,
                          const CvTensor *mod, int shift_row, int scale_row,
                          float eps)
 {
@@ -72,6 +73,7 @@ int cv_cpu_norm_modulate(CvBackend *b, const CvTensor *out, const CvTensor *x,
                .group_rows = x->dim[0] / mod->dim[0],
                .group_step = mod->dim[1] * d, .eps = eps };
 
+    (void)out_scale; /* no fp8 here */
     run(b, x, modulate_job, &n);
     return 0;
 }
@@ -86,12 +88,14 @@ static void layer_norm_job(void *arg, int64_t first, int64_t last, int worker)
                                n->weight, 0, n->bias, n->d, n->eps);
 }
 
-int cv_cpu_layer_norm(CvBackend *b, const CvTensor *out, const CvTensor *x,
+int cv_cpu_layer_norm(CvBackend *b, const CvTensor *out,
+                      const CvTensor *out_scale, const CvTensor *x,
                       const CvTensor *weight, const CvTensor *bias, float eps)
 {
     Norm n = { .d = weight->dim[0], .x = x->data, .out = out->data,
                .weight = weight->data, .bias = bias->data, .eps = eps };
 
+    (void)out_scale;
     run(b, x, layer_norm_job, &n);
     return 0;
 }

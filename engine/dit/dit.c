@@ -29,7 +29,6 @@ typedef struct Pass {
     int64_t row;      /* of the cache, where they begin */
     int64_t keys;     /* filled rows of the cache, these included */
     CvTensor x;       /* float32 [n, dim]: residual stream */
-    CvTensor norm;    /* A [n, dim]: into products, and attention's result */
     CvTensor q;       /* A [n, heads, d] */
     CvTensor e;       /* float32 [1, dim]: time embedding */
     CvTensor e0;      /* float32 [1, 6, dim]: its projection */
@@ -37,11 +36,71 @@ typedef struct Pass {
     CvTensor rope;    /* float32 [n, d / 2, 2] */
 } Pass;
 
+/* What is multiplied with weights: A, or in fp8 with factors (ops.h). */
+typedef struct Input {
+    CvTensor x, scale;
+} Input;
+
 /* Take a tensor from the arena unless an earlier step failed. */
 static void take(Pass *p, int *err, CvTensor *t)
 {
     if (!*err)
         *err = cv_arena_tensor(p->run->arena, t);
+}
+
+/* The factors as operations want them: NULL where there are none. */
+static const CvTensor *scale_of(const Input *in)
+{
+    return in->scale.data ? &in->scale : NULL;
+}
+
+/* Do weights and backend multiply in fp8? */
+static int is_narrow(const Pass *p, const CvDitLinear *linear)
+{
+    return cv_type_is_fp8(p->b->product) &&
+           linear->matrix.weight.type == p->b->product;
+}
+
+/* What is multiplied with these weights, [n, columns]. */
+static int take_input(Pass *p, Input *in, const CvDitLinear *linear,
+                      int narrow)
+{
+    int err = 0;
+
+    in->x = CV_TENSOR(NULL, narrow ? p->b->product : p->b->activation, p->n,
+                      linear->matrix.weight.dim[1]);
+    in->scale = CV_TENSOR(NULL, CV_F32, p->n);
+    take(p, &err, &in->x);
+    if (narrow)
+        take(p, &err, &in->scale);
+    return err;
+}
+
+/* out = epilogue(in * weight^T + bias), with out_scale where out is in fp8. */
+static int multiply(Pass *p, const CvTensor *out, const CvTensor *out_scale,
+                    const Input *in, const CvDitLinear *linear,
+                    CvEpilogue epilogue)
+{
+    return cv_linear(p->b, &(CvLinear){
+        .out = out, .out_scale = out_scale, .x = &in->x,
+        .x_scale = scale_of(in), .weight = &linear->matrix.weight,
+        .scale = &linear->matrix.scale, .bias = &linear->bias,
+        .epilogue = epilogue });
+}
+
+/* x += in * weight^T + bias, that times a row of the modulation unless gate_row
+ * is negative. */
+static int add_product(Pass *p, const Input *in, const CvDitLinear *linear,
+                       int gate_row)
+{
+    const int gated = gate_row >= 0;
+
+    return cv_linear(p->b, &(CvLinear){
+        .out = &p->x, .x = &in->x, .x_scale = scale_of(in),
+        .weight = &linear->matrix.weight, .scale = &linear->matrix.scale,
+        .bias = &linear->bias, .other = &p->x, .mod = gated ? &p->mod : NULL,
+        .epilogue = gated ? CV_EPI_GATE_ADD : CV_EPI_ADD,
+        .gate_row = gated ? gate_row : 0 });
 }
 
 static int take_buffers(Pass *p)
@@ -51,14 +110,12 @@ static int take_buffers(Pass *p)
     int err = 0;
 
     p->x = CV_TENSOR(NULL, CV_F32, p->n, size->dim);
-    p->norm = CV_TENSOR(NULL, act, p->n, size->dim);
     p->q = CV_TENSOR(NULL, act, p->n, size->heads, p->dit->head_dim);
     p->e = CV_TENSOR(NULL, CV_F32, 1, size->dim);
     p->e0 = CV_TENSOR(NULL, CV_F32, 1, 6, size->dim);
     p->mod = CV_TENSOR(NULL, CV_F32, 1, 6, size->dim);
     p->rope = CV_TENSOR(NULL, CV_F32, p->n, p->dit->head_dim / 2, 2);
     take(p, &err, &p->x);
-    take(p, &err, &p->norm);
     take(p, &err, &p->q);
     take(p, &err, &p->e);
     take(p, &err, &p->e0);
@@ -133,14 +190,15 @@ static int write_cache(Pass *p, const CvDitLayer *layer,
     const CvDit *dit = p->dit;
     size_t mark = cv_arena_mark(p->run->arena);
     CvTensor qkv = CV_TENSOR(NULL, p->b->activation, p->n, 3 * dit->size.dim);
-    int err = 0;
+    Input in;
+    int err = take_input(p, &in, &layer->qkv, is_narrow(p, &layer->qkv));
 
     take(p, &err, &qkv);
     if (!err)
-        err = cv_norm_modulate(p->b, &p->norm, &p->x, &p->mod, SHIFT_SELF,
-                               SCALE_SELF, dit->eps);
+        err = cv_norm_modulate(p->b, &in.x, scale_of(&in), &p->x, &p->mod,
+                               SHIFT_SELF, SCALE_SELF, dit->eps);
     if (!err)
-        err = cv_dit_linear(p->b, &qkv, &p->norm, &layer->qkv, CV_EPI_NONE);
+        err = multiply(p, &qkv, NULL, &in, &layer->qkv, CV_EPI_NONE);
     if (!err)
         err = cv_qk_norm_rope(p->b, &(CvQkNormRope){
             .out_q = &p->q, .cache_k = cache_k, .cache_v = cache_v,
@@ -157,22 +215,30 @@ static int attend(Pass *p, const CvTensor *k, const CvTensor *v,
                   int64_t last_repeats, const CvDitLinear *o, int gate_row)
 {
     const CvDit *dit = p->dit;
-    CvTensor heads = CV_RESHAPE(p->norm, p->n, dit->size.heads, dit->head_dim);
-    int gated = gate_row >= 0;
-    int err;
+    size_t mark = cv_arena_mark(p->run->arena);
+    CvTensor seen = CV_TENSOR(NULL, p->b->activation, p->n, dit->size.heads,
+                              dit->head_dim);
+    CvTensor rows;
+    Input in;
+    int err = take_input(p, &in, o, is_narrow(p, o));
 
-    err = cv_attention(p->b, &(CvAttention){
-        .out = &heads, .q = &p->q, .k = k, .v = v,
-        .scale = (float)(1 / sqrt((double)dit->head_dim)),
-        .last_repeats = last_repeats });
-    if (err)
-        return err;
-    return cv_linear(p->b, &(CvLinear){
-        .out = &p->x, .x = &p->norm, .weight = &o->matrix.weight,
-        .scale = &o->matrix.scale, .bias = &o->bias,
-        .other = &p->x, .mod = gated ? &p->mod : NULL,
-        .epilogue = gated ? CV_EPI_GATE_ADD : CV_EPI_ADD,
-        .gate_row = gated ? gate_row : 0 });
+    if (scale_of(&in))
+        take(p, &err, &seen);
+    else
+        seen.data = in.x.data;
+    if (!err)
+        err = cv_attention(p->b, &(CvAttention){
+            .out = &seen, .q = &p->q, .k = k, .v = v,
+            .scale = (float)(1 / sqrt((double)dit->head_dim)),
+            .last_repeats = last_repeats });
+    /* A factor is one of a row, of which attention has a head at a time. */
+    rows = CV_RESHAPE(seen, p->n, dit->size.dim);
+    if (!err && scale_of(&in))
+        err = cv_quantise(p->b, &in.x, &in.scale, &rows);
+    if (!err)
+        err = add_product(p, &in, o, gate_row);
+    cv_arena_release(p->run->arena, mark);
+    return err;
 }
 
 static int cross_attention(Pass *p, const CvDitLayer *layer, int64_t i)
@@ -182,15 +248,21 @@ static int cross_attention(Pass *p, const CvDitLayer *layer, int64_t i)
     CvTensor k = cv_dit_layer_rows(&state->text_k, i, state->text_rows);
     CvTensor v = cv_dit_layer_rows(&state->text_v, i, state->text_rows);
     CvTensor q = CV_RESHAPE(p->q, p->n, dit->size.dim);
-    int err;
+    size_t mark = cv_arena_mark(p->run->arena);
+    Input in;
+    int err = take_input(p, &in, &layer->cross_q,
+                         is_narrow(p, &layer->cross_q));
 
-    if (dit->cross_norm)
-        err = cv_layer_norm(p->b, &p->norm, &p->x, &layer->norm3,
+    if (!err && dit->cross_norm)
+        err = cv_layer_norm(p->b, &in.x, scale_of(&in), &p->x, &layer->norm3,
                             &layer->norm3_bias, dit->eps);
-    else
-        err = cv_convert(p->b, &p->norm, &p->x);
+    else if (!err && scale_of(&in))
+        err = cv_quantise(p->b, &in.x, &in.scale, &p->x);
+    else if (!err)
+        err = cv_convert(p->b, &in.x, &p->x);
     if (!err)
-        err = cv_dit_linear(p->b, &q, &p->norm, &layer->cross_q, CV_EPI_NONE);
+        err = multiply(p, &q, NULL, &in, &layer->cross_q, CV_EPI_NONE);
+    cv_arena_release(p->run->arena, mark);
     if (!err)
         err = cv_rms_norm(p->b, &q, &q, &layer->cross_norm_q, dit->eps);
     if (!err)
@@ -201,23 +273,21 @@ static int cross_attention(Pass *p, const CvDitLayer *layer, int64_t i)
 static int feed_forward(Pass *p, const CvDitLayer *layer)
 {
     size_t mark = cv_arena_mark(p->run->arena);
-    CvTensor hidden = CV_TENSOR(NULL, p->b->activation, p->n,
-                                p->dit->size.ffn_dim);
-    int err = 0;
+    Input in, hidden;
+    const int narrow = is_narrow(p, &layer->ffn_up);
+    int err = take_input(p, &in, &layer->ffn_up, narrow);
 
-    take(p, &err, &hidden);
+    if (!err) /* fp8 only comes out where fp8 goes in */
+        err = take_input(p, &hidden, &layer->ffn_down,
+                         narrow && is_narrow(p, &layer->ffn_down));
     if (!err)
-        err = cv_norm_modulate(p->b, &p->norm, &p->x, &p->mod, SHIFT_FFN,
-                               SCALE_FFN, p->dit->eps);
+        err = cv_norm_modulate(p->b, &in.x, scale_of(&in), &p->x, &p->mod,
+                               SHIFT_FFN, SCALE_FFN, p->dit->eps);
     if (!err)
-        err = cv_dit_linear(p->b, &hidden, &p->norm, &layer->ffn_up,
-                            CV_EPI_GELU);
+        err = multiply(p, &hidden.x, scale_of(&hidden), &in, &layer->ffn_up,
+                       CV_EPI_GELU);
     if (!err)
-        err = cv_linear(p->b, &(CvLinear){
-            .out = &p->x, .x = &hidden,
-            .weight = &layer->ffn_down.matrix.weight,
-            .scale = &layer->ffn_down.matrix.scale, .bias = &layer->ffn_down.bias, .other = &p->x, .mod = &p->mod,
-            .epilogue = CV_EPI_GATE_ADD, .gate_row = GATE_FFN });
+        err = add_product(p, &hidden, &layer->ffn_down, GATE_FFN);
     cv_arena_release(p->run->arena, mark);
     return err;
 }
@@ -253,16 +323,19 @@ static int run_head(Pass *p, const CvTensor *flow)
     size_t mark = cv_arena_mark(p->run->arena);
     CvTensor mod = CV_TENSOR(NULL, CV_F32, 1, 2, dit->size.dim);
     CvTensor out = CV_TENSOR(NULL, CV_F32, p->n, 4 * dit->size.out_channels);
+    CvTensor norm = CV_TENSOR(NULL, p->b->activation, p->n, dit->size.dim);
     int err = 0;
 
+    take(p, &err, &norm);
     take(p, &err, &mod);
     take(p, &err, &out);
     if (!err)
         err = cv_modulation(p->b, &mod, &dit->head_modulation, &p->e);
     if (!err)
-        err = cv_norm_modulate(p->b, &p->norm, &p->x, &mod, 0, 1, dit->eps);
+        err = cv_norm_modulate(p->b, &norm, NULL, &p->x, &mod, 0, 1,
+                               dit->eps);
     if (!err)
-        err = cv_dit_linear(p->b, &out, &p->norm, &dit->head, CV_EPI_NONE);
+        err = cv_dit_linear(p->b, &out, &norm, &dit->head, CV_EPI_NONE);
     if (!err)
         err = cv_unpatchify(p->b, flow, &out);
     cv_arena_release(p->run->arena, mark);

@@ -164,7 +164,7 @@ static int load_vector(CvDit *dit, CvLoader *loader, CvTensor *t,
 }
 
 /* block: "blocks.3." or "". type: of the output, and so of the bias, which
- * backends then add for nothing. */
+ * backends then add for nothing; of products in fp8 they do of A. */
 static int load_linear(CvDit *dit, CvLoader *loader, CvDitLinear *linear,
                        const char *block, const char *name, CvType type,
                        int64_t out, int64_t in)
@@ -174,11 +174,14 @@ static int load_linear(CvDit *dit, CvLoader *loader, CvDitLinear *linear,
 
     linear->matrix.weight.dim[0] = out;
     linear->matrix.weight.dim[1] = in;
-    linear->bias = CV_TENSOR(NULL, type, out);
     dit->parameters += out * in;
     err = cv_load_matrix(loader, &linear->matrix, "%s%s.weight", block, name);
     if (err)
         return err;
+    if (*block && cv_type_is_fp8(loader->backend->product) &&
+        linear->matrix.weight.type == loader->backend->product)
+        type = loader->backend->activation;
+    linear->bias = CV_TENSOR(NULL, type, out);
     snprintf(full, sizeof(full), "%s.bias", name);
     return load_vector(dit, loader, &linear->bias, block, full);
 }
@@ -293,11 +296,14 @@ static int load_all(CvDit *dit, CvLoader *loader)
         err = load_vector(dit, loader, &dit->patch.bias, "",
                           "patch_embedding.bias");
     *patch = CV_RESHAPE(*patch, dim, 4 * size->in_channels);
+    /* What is above has little to do and much to lose. */
+    loader->quantise = loader->backend->narrow;
     for (int64_t i = 0; i < size->layers && !err; i++) {
         err = cv_aborted(loader->log);
         if (!err)
             err = load_layer(dit, loader, &dit->layers[i], i);
     }
+    loader->quantise = 0;
     return err;
 }
 

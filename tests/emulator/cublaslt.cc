@@ -7,6 +7,9 @@
  * and rounded once. What the documentation does not promise is refused with a
  * line on stderr: other types, a bias of another type than D, addresses less
  * aligned than the algorithm was chosen for, memory that is not the device's.
+ * E4M3 is multiplied as an H200 with CUDA 13.0 was seen to do it, with a scale
+ * for each row of both sides; which sizes it refused is refused in silence, since
+ * programs may ask.
  */
 #include <math.h>
 #include <stdio.h>
@@ -28,6 +31,9 @@ struct cublasLtMatmulDescOpaque {
     uint32_t epilogue;
     const void *bias;
     int32_t bias_type; /* -1: that of D */
+    int32_t scale_mode[2]; /* of A, B */
+    const void *scales[2];
+    int8_t fast;
 };
 
 struct cublasLtMatrixLayoutOpaque {
@@ -57,11 +63,35 @@ static cublasStatus_t refuse(cublasStatus_t status, const char *why)
 
 static size_t type_bytes(uint32_t type)
 {
-    return type == CUDA_R_32F ? 4 : type == CUDA_R_16BF ? 2 : 0;
+    return type == CUDA_R_32F ? 4 : type == CUDA_R_16BF ? 2 :
+           type == CUDA_R_8F_E4M3 ? 1 : 0;
+}
+
+static double from_e4m3(uint8_t v)
+{
+    int exponent = v >> 3 & 15, fraction = v & 7;
+    double x = exponent ? ldexp(8 + fraction, exponent - 10)
+                        : ldexp(fraction, -9);
+
+    if ((v & 0x7f) == 0x7f)
+        return NAN;
+    return v & 0x80 ? -x : x;
 }
 
 static double load(const void *p, uint32_t type, size_t i)
 {
+    static const struct Table {
+        double value[256];
+
+        Table()
+        {
+            for (int v = 0; v < 256; v++)
+                value[v] = from_e4m3((uint8_t)v);
+        }
+    } e4m3;
+
+    if (type == CUDA_R_8F_E4M3)
+        return e4m3.value[((const uint8_t *)p)[i]];
     return type == CUDA_R_32F
         ? ((const float *)p)[i]
         : __bfloat162float(((const __nv_bfloat16 *)p)[i]);
@@ -110,6 +140,29 @@ static double gelu(double x)
                                (x + 0.044715 * x * x * x)));
 }
 
+/* The type that a bias has to have. */
+static uint32_t bias_type(const cublasLtMatrixLayoutOpaque *a,
+                          const cublasLtMatrixLayoutOpaque *d)
+{
+    return a->type == CUDA_R_8F_E4M3 ? (uint32_t)CUDA_R_16BF : d->type;
+}
+
+/* In fp8: is it refused? */
+static int no_fp8(const cublasLtMatmulDescOpaque *desc,
+                  const cublasLtMatrixLayoutOpaque *a,
+                  const cublasLtMatrixLayoutOpaque *b,
+                  const cublasLtMatrixLayoutOpaque *d)
+{
+    cudaDeviceProp properties;
+
+    if (cudaGetDeviceProperties(&properties, 0) || properties.major != 9)
+        return 1;
+    return desc->transa != CUBLAS_OP_T || desc->transb != CUBLAS_OP_N ||
+           a->rows % 16 || a->ld % 16 || b->ld % 16 ||
+           (size_t)d->ld * type_bytes(d->type) % 16 ||
+           d->rows * type_bytes(d->type) % 16;
+}
+
 /* Why a product is not supported, or NULL. */
 static const char *problem(const cublasLtMatmulDescOpaque *desc,
                            const cublasLtMatrixLayoutOpaque *a,
@@ -127,10 +180,17 @@ static const char *problem(const cublasLtMatmulDescOpaque *desc,
         (desc->transb != CUBLAS_OP_N && !tb))
         return "operations are N or T";
     if (a->type != b->type || !type_bytes(a->type) || c->type != d->type ||
-        !type_bytes(d->type) ||
+        type_bytes(d->type) < 2 ||
         (a->type == CUDA_R_32F && d->type != CUDA_R_32F))
-        return "A and B are both bf16 or both float32, C and D alike, and "
-               "not bf16 for float32 A";
+        return "A and B are both bf16, both float32 or both fp8, C and D "
+               "alike, not fp8, and not bf16 for float32 A";
+    if (a->type == CUDA_R_8F_E4M3) {
+        if (desc->scale_mode[0] != CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F ||
+            desc->scale_mode[1] != CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F)
+            return "fp8 only with a scale for each row";
+    } else if (desc->scale_mode[0] || desc->scale_mode[1] || desc->fast) {
+        return "scales and fast sums only with fp8";
+    }
     if (a->order || b->order || c->order || d->order)
         return "only column-major matrices";
     for (const auto *l : { a, b, c, d })
@@ -147,8 +207,9 @@ static const char *problem(const cublasLtMatmulDescOpaque *desc,
         break;
     case CUBLASLT_EPILOGUE_BIAS:
     case CUBLASLT_EPILOGUE_GELU_BIAS:
-        if (desc->bias_type >= 0 && (uint32_t)desc->bias_type != d->type)
-            return "a bias has the type of D";
+        if (desc->bias_type >= 0 ? (uint32_t)desc->bias_type != bias_type(a, d)
+                                 : bias_type(a, d) != d->type)
+            return "a bias has the type of D, or bf16 with fp8";
         break;
     default:
         return "only the epilogues default, bias, GELU and GELU with bias";
@@ -233,6 +294,16 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(
         return SET(desc->bias);
     case CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE:
         return SET(desc->bias_type);
+    case CUBLASLT_MATMUL_DESC_A_SCALE_MODE:
+        return SET(desc->scale_mode[0]);
+    case CUBLASLT_MATMUL_DESC_B_SCALE_MODE:
+        return SET(desc->scale_mode[1]);
+    case CUBLASLT_MATMUL_DESC_A_SCALE_POINTER:
+        return SET(desc->scales[0]);
+    case CUBLASLT_MATMUL_DESC_B_SCALE_POINTER:
+        return SET(desc->scales[1]);
+    case CUBLASLT_MATMUL_DESC_FAST_ACCUM:
+        return SET(desc->fast);
     default:
         return refuse(CUBLAS_STATUS_INVALID_VALUE,
                       "unknown attribute of a product");
@@ -341,6 +412,13 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(
         return refuse(CUBLAS_STATUS_INVALID_VALUE, "no handle, no results");
     if (why)
         return refuse(CUBLAS_STATUS_NOT_SUPPORTED, why);
+    if (a->type == CUDA_R_8F_E4M3) {
+        if (no_fp8(desc, a, b, d))
+            return CUBLAS_STATUS_NOT_SUPPORTED;
+        for (uint32_t alignment : preference->alignment)
+            if (alignment < 16)
+                return CUBLAS_STATUS_NOT_SUPPORTED;
+    }
     memset(results, 0, sizeof(*results));
     memcpy(algorithm.alignment, preference->alignment,
            sizeof(algorithm.alignment));
@@ -374,6 +452,15 @@ cublasStatus_t cublasLtMatmul(
                       "only a handle and factors of the host");
     if (why)
         return refuse(CUBLAS_STATUS_NOT_SUPPORTED, why);
+    if (la->type == CUDA_R_8F_E4M3) {
+        if (no_fp8(desc, la, lb, ld))
+            return refuse(CUBLAS_STATUS_NOT_SUPPORTED, "fp8 of this size");
+        for (const void *scales : desc->scales)
+            if (!emulator_is_device_memory(scales) || (uintptr_t)scales % 16)
+                return refuse(CUBLAS_STATUS_EXECUTION_FAILED,
+                              "scales are not in device memory, or not "
+                              "aligned to 16 bytes");
+    }
     factor = *(const float *)alpha;
     old = *(const float *)beta;
     if (algo) {
@@ -408,10 +495,13 @@ cublasStatus_t cublasLtMatmul(
             size_t to = (size_t)(j * ld->ld + i);
             double y = sums[(size_t)i];
 
+            if (desc->scale_mode[0])
+                y *= (double)((const float *)desc->scales[0])[i] *
+                     ((const float *)desc->scales[1])[j];
             if (old != 0)
                 y += old * load(c, lc->type, (size_t)(j * lc->ld + i));
             if (biased)
-                y += load(desc->bias, ld->type, (size_t)i);
+                y += load(desc->bias, bias_type(la, ld), (size_t)i);
             if (desc->epilogue & CUBLASLT_EPILOGUE_GELU)
                 y = gelu(y);
             if (ld->type == CUDA_R_32F)

@@ -212,7 +212,7 @@ static void bench_block(Bench *s, int64_t n, int64_t heads)
     char text[64];
 
     snprintf(text, sizeof(text), "[%d, %d]", (int)n, (int)d);
-    TIME(s, cv_norm_modulate(s->b, y, x, mod, 0, 1, 1e-6f));
+    TIME(s, cv_norm_modulate(s->b, y, NULL, x, mod, 0, 1, 1e-6f));
     print(s, "modulate", (double)(cv_tensor_bytes(x) + cv_tensor_bytes(y)),
           "GB/s", text);
     TIME(s, cv_rms_norm(s->b, y, y, w, 1e-6f));

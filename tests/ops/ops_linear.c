@@ -36,11 +36,12 @@ static void linear_case(Env *e, CvEpilogue kind, int64_t groups, int64_t n,
                         int64_t in, int64_t out, int bias, int in_place,
                         CvType type)
 {
-    /* bias: 0: none, 1: float32, 2: in the type of the output */
+    /* bias: 0: none, 1: float32, 2: in the type of the output, 3: in A */
     int64_t rows = random_int(e, 1, 6);
     Buffer *x = INPUT(e, e->b->activation, 1, n, in);
     Buffer *w = INPUT(e, e->b->weight, sqrt(3.0 / (double)in) * 2, out, in);
-    Buffer *b = INPUT(e, bias == 2 ? type : CV_F32, 1, out);
+    Buffer *b = INPUT(e, bias == 2 ? type : bias == 3 ? e->b->activation
+                                                    : CV_F32, 1, out);
     Buffer *other = INPUT(e, type, 1, n, out);
     Buffer *mod = INPUT(e, CV_F32, 1, groups, rows, out);
     Buffer *y = in_place ? writable(other) : OUTPUT(e, type, n, out);
@@ -83,7 +84,7 @@ static void linear_case(Env *e, CvEpilogue kind, int64_t groups, int64_t n,
     /* Terms may cancel, above all in a single output: rounding follows their
      * size, not that of their sum. */
     e->tolerance *= fmax(1, sqrt(terms / (norm + 1e-30)));
-    if (type == CV_BF16 && (kind == CV_EPI_GELU || bias == 2))
+    if (type == CV_BF16 && (kind == CV_EPI_GELU || bias >= 2))
         e->tolerance += ROUNDED_BEFORE;
     called(e, cv_linear(e->b, &a), "linear");
     compare(e, y, expected, "linear epilogue %d, %lld x %lld -> %lld, bias %d,"
@@ -102,7 +103,7 @@ void test_linear(Env *e)
 
         linear_case(e, kind, groups, n, PICK(e, 1, 3, 16, 33, 64, 96, 257),
                     PICK(e, 1, 3, 15, 16, 17, 33, 64, 70, 129, 260),
-                    (int)random_int(e, 0, 2),
+                    (int)random_int(e, 0, 3),
                     kind >= CV_EPI_MUL && random_int(e, 0, 1),
                     random_int(e, 0, 1) ? CV_F32 : e->b->activation);
     }

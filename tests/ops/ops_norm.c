@@ -94,8 +94,8 @@ void test_norm_modulate(Env *e)
                     sqrt(variance + eps) * (1 + (double)m[scale * d + c]) +
                     m[shift * d + c];
         }
-        called(e, cv_norm_modulate(e->b, &out->t, &x->t, &mod->t, shift,
-                                   scale, eps), "norm_modulate");
+        called(e, cv_norm_modulate(e->b, &out->t, NULL, &x->t, &mod->t,
+                                   shift, scale, eps), "norm_modulate");
         compare(e, out, expected, "norm_modulate %lld x %lld, %lld groups",
                 (long long)n, (long long)d, (long long)groups);
         end_case(e);
@@ -119,8 +119,8 @@ void test_layer_norm(Env *e)
                 expected[r * d + c] = (x->host[r * d + c] - mean) /
                     sqrt(variance + eps) * w->host[c] + b->host[c];
         }
-        called(e, cv_layer_norm(e->b, &out->t, &x->t, &w->t, &b->t, eps),
-               "layer_norm");
+        called(e, cv_layer_norm(e->b, &out->t, NULL, &x->t, &w->t, &b->t,
+                                eps), "layer_norm");
         compare(e, out, expected, "layer_norm %lld x %lld", (long long)n,
                 (long long)d);
         end_case(e);

@@ -107,6 +107,10 @@ void test_embed_fp8(Env *e);
 void test_random_fp8(Env *e);
 void test_quantise(Env *e);
 void test_scale_rows(Env *e);
+void test_linear_narrow(Env *e);   /* ops_narrow.c */
+void test_quantise_narrow(Env *e);
+void test_norm_modulate_narrow(Env *e);
+void test_layer_norm_narrow(Env *e);
 void test_memory(Env *e);          /* ops_memory.c */
 void test_check(Env *e);
 void test_random(Env *e);

@@ -35,14 +35,18 @@ const OpTest op_tests[] = {
     { "memory", test_used_memory },
     { "linear", test_linear },
     { "linear", test_linear_fp8 },
+    { "linear", test_linear_narrow },
     { "attention", test_attention },
     { "attention8", test_attention8 },
     { "add_product", test_add_product },
     { "quantise", test_quantise },
     { "scale_rows", test_scale_rows },
+    { "quantise", test_quantise_narrow },
     { "rms_norm", test_rms_norm },
     { "norm_modulate", test_norm_modulate },
+    { "norm_modulate", test_norm_modulate_narrow },
     { "layer_norm", test_layer_norm },
+    { "layer_norm", test_layer_norm_narrow },
     { "norm_silu", test_norm_silu },
     { "qk_norm_rope", test_qk_norm_rope },
     { "silu", test_silu },
@@ -80,8 +84,8 @@ typedef struct Backend {
     const char *kernels; /* of the CPU backend */
     int blas;
     int capability; /* of the emulated device, 0: 8.0 */
+    const char *ops; /* only these, or NULL: all */
     CvCudaSettings cuda;
-    const char *only; /* one operation, or NULL: all */
 } Backend;
 
 /*
@@ -90,9 +94,10 @@ typedef struct Backend {
  * numbers and their sums float32. Operations that round in between say so
  * where they are tested.
  */
+#define NARROW " linear quantise norm_modulate layer_norm "
 #define CUDA .cuda.abi = CV_CUDA_ABI, .tolerance = 3e-6
 #define EIGHT_BITS                                                         \
-    .cuda.attention8 = CV_ATTENTION8_ALWAYS, .only = "attention8"
+    .cuda.attention8 = CV_ATTENTION8_ALWAYS, .ops = " attention8 "
 static const Backend backends[] = {
     { "cpu", 3e-6, .kernels = NULL },
     { "cpu-avx512", 3e-6, .kernels = "avx512" },
@@ -105,11 +110,15 @@ static const Backend backends[] = {
     { "cuda 8-bit attention (emulated)", .where = EMULATED, CUDA,
       .capability = 90, EIGHT_BITS },
     { "cuda float32 (emulated)", .where = EMULATED, CUDA, .cuda.float32 = 1 },
+    { "cuda fp8 (emulated)", .where = EMULATED, CUDA, .capability = 90,
+      .cuda.fp8 = CV_FP8_ALL, .ops = NARROW },
     { "cuda bf16", .where = ON_GPU, CUDA },
     { "cuda bf16, generic kernels", .where = ON_GPU, CUDA,
       .cuda.generic = 1 },
     { "cuda 8-bit attention", .where = ON_GPU, CUDA, EIGHT_BITS },
     { "cuda float32", .where = ON_GPU, CUDA, .cuda.float32 = 1 },
+    { "cuda fp8", .where = ON_GPU, CUDA, .cuda.fp8 = CV_FP8_ALL,
+      .ops = NARROW },
 };
 enum { N_BACKENDS = sizeof(backends) / sizeof(backends[0]) };
 
@@ -168,6 +177,14 @@ static void set_order(const Backend *backend, uint64_t seed)
         emulator_set_order(seed);
 }
 
+static int is_meant(const Backend *backend, const char *op)
+{
+    char word[64];
+
+    snprintf(word, sizeof(word), " %s ", op);
+    return !backend->ops || strstr(backend->ops, word);
+}
+
 static void run_tests(const Backend *backend, const char *only, uint64_t seed,
                       CvLog *log)
 {
@@ -195,7 +212,7 @@ static void run_tests(const Backend *backend, const char *only, uint64_t seed,
                   .tolerance = backend->tolerance };
 
         if ((only && strcmp(only, op_tests[i].op)) ||
-            (backend->only && strcmp(backend->only, op_tests[i].op)))
+            !is_meant(backend, op_tests[i].op))
             continue;
         set_order(backend, 0);
         op_tests[i].run(&e);

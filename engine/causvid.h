@@ -100,10 +100,12 @@ enum CausvidVariant {
 
 /** Arithmetic of the networks. */
 enum CausvidPrecision {
-    CAUSVID_PRECISION_AUTO, /**< float32 on the CPU, bf16 on CUDA */
+    CAUSVID_PRECISION_AUTO, /**< float32 on the CPU, bf16 on CUDA; weights in
+                                 fp8 are multiplied so where the GPU can */
     CAUSVID_PRECISION_FP32,
     CAUSVID_PRECISION_BF16, /**< CUDA only */
-    CAUSVID_PRECISION_FP8   /**< CUDA only */
+    CAUSVID_PRECISION_FP8   /**< Hopper GPUs only: the transformer's blocks
+                                 in fp8, whatever the file has */
 };
 
 /** How noise becomes a picture; see docs/models.md. */

@@ -225,13 +225,15 @@ static void tell_start(const CvPipeline *p)
     char frames[32];
 
     cv_log(p->log, CAUSVID_LOG_INFO, "%s (%s): %dx%d, %s frames, %d steps of "
-           "%s, guidance %g, seed %lld, %s with %s, peak memory %.0f MB",
+           "%s, guidance %g, seed %lld, %s with %s%s, peak memory %.0f MB",
            g->model->recipe.name,
            cv_variant_name(g->model->recipe.variant), clip->width,
            clip->height, or_all(clip->frames, frames), clip->schedule.steps,
            cv_sampler_name(clip->schedule.sampler), clip->guidance,
            (long long)clip->seed, g->run.backend->name,
            g->run.backend->device,
+           cv_dit_is_narrow(g->model->dit) && !g->run.backend->narrow
+               ? " and products in fp8" : "",
            (double)cv_budget_peak(g->model, g->run.arena) / 1e6);
 }
 

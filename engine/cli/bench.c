@@ -315,7 +315,7 @@ int cv_cli_bench(int argc, char **argv)
                                    "recipe's" },
         { "steps", &steps, NULL, "N: in place of the recipe's" },
         { "sampler", &sampler, NULL, "NAME: in place of the recipe's" },
-        { "precision", &precision, NULL, "NAME: auto, fp32 or bf16" },
+        { "precision", &precision, NULL, "NAME: auto, fp32, bf16 or fp8" },
         { "device", &device, NULL, "NAME: auto, cpu or cuda; default: auto" },
         { "gpu", &gpu, NULL, "N: which CUDA device" },
         { "vram", &vram, NULL, "N: the most GPU memory to take, such as 12G" },
@@ -414,7 +414,7 @@ int cv_cli_bench(int argc, char **argv)
     }
     if (precision) {
         if ((choice = cv_cli_choice("precision", precision,
-                                    "auto|fp32|bf16")) < 0)
+                                    "auto|fp32|bf16|fp8")) < 0)
             goto end;
         settings.precision = (enum CausvidPrecision)choice;
     }

@@ -323,7 +323,8 @@ static int print_json(const CvBench *b, const Facts *f, const Report *report)
         add(o, "transformer",
             cJSON_CreateString(cv_dit_describe(b->model.dit))) < 0 ||
         add(o, "precision", cJSON_CreateString(
-                b->model.backend->activation == CV_F32 ? "fp32" : "bf16")) < 0 ||
+                b->model.backend->activation == CV_F32 ? "fp32" :
+                b->model.backend->narrow ? "fp8" : "bf16")) < 0 ||
         add(o, "causal", cJSON_CreateBool(c->causal)) < 0 ||
         add(o, "width", cJSON_CreateNumber(c->width)) < 0 ||
         add(o, "height", cJSON_CreateNumber(c->height)) < 0 ||

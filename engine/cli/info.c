@@ -17,9 +17,11 @@
 /* MB */
 typedef struct Memory {
     double weights, clip;
+    double backend; /* of a GPU: its own */
 } Memory;
 
-/* Open a null backend whose activations and weights are of this type. */
+/* Open a null backend whose activations and weights are of this type; with
+ * precision=fp8 as a GPU has it that multiplies fp8. */
 static int open_model(CvModel *model, const CausvidSettings *settings,
                       CvType type, CvLog *log)
 {
@@ -30,6 +32,9 @@ static int open_model(CvModel *model, const CausvidSettings *settings,
         return err;
     backend->activation = backend->weight = type;
     backend->fp8 = type == CV_BF16;
+    backend->narrow = backend->fp8 &&
+                      settings->precision == CAUSVID_PRECISION_FP8;
+    backend->product = backend->narrow ? CV_F8_E4M3 : type;
     return cv_model_open(model, settings, backend, log);
 }
 
@@ -46,10 +51,13 @@ static int plan_clip(CvModel *model, const CausvidClip *args, CvClip *clip,
         return err;
     memory->weights = (double)cv_model_bytes(model) / 1e6;
     memory->clip    = (double)bytes / 1e6;
+    memory->backend = CV_CUDA_OWN_BYTES / 1e6;
+    if (model->backend->narrow)
+        memory->backend += CV_CUDA_ATTENTION8_BYTES / 1e6;
     return 0;
 }
 
-/* The same in bf16, as a GPU takes it, with the text encoder resident and
+/* The same in bf16 or fp8, as a GPU takes it, with the text encoder resident and
  * streamed; without a word, all was said before. */
 static int plan_gpu(const CausvidSettings *settings, const CausvidClip *args,
                     Memory gpu[2])
@@ -77,7 +85,7 @@ static int plan_gpu(const CausvidSettings *settings, const CausvidClip *args,
 /* What a GPU is asked for. */
 static double gpu_total(const Memory *gpu)
 {
-    return gpu->weights + gpu->clip + (double)CV_CUDA_OWN_BYTES / 1e6;
+    return gpu->weights + gpu->clip + gpu->backend;
 }
 
 static const char *licence(const CvRecipe *r)
@@ -88,7 +96,8 @@ static const char *licence(const CvRecipe *r)
 
 static void print_text(const CvModel *m, const CvInfoPart *parts,
                        const char *tokenizer, const CvClip *clip,
-                       const Memory *memory, const Memory gpu[2])
+                       const Memory *memory, const Memory gpu[2],
+                       const char *type)
 {
     const CvRecipe *r = &m->recipe;
 
@@ -122,9 +131,9 @@ static void print_text(const CvModel *m, const CvInfoPart *parts,
            "%.0f MB, clip %.0f MB\n", memory->weights + memory->clip,
            clip->width, clip->height, (long long)clip->frames, memory->weights,
            memory->clip);
-    printf("              %.0f MB on a GPU in bf16: weights %.0f MB, clip "
-           "%.0f MB, backend %.0f MB\n", gpu_total(gpu), gpu->weights,
-           gpu->clip, (double)CV_CUDA_OWN_BYTES / 1e6);
+    printf("              %.0f MB on a GPU in %s: weights %.0f MB, clip "
+           "%.0f MB, backend %.0f MB\n", gpu_total(gpu), type, gpu->weights,
+           gpu->clip, gpu->backend);
     if (gpu_total(&gpu[1]) < gpu_total(gpu))
         printf("              %.0f MB there with its text encoder streamed: "
                "weights %.0f MB, clip %.0f MB\n", gpu_total(&gpu[1]),
@@ -208,7 +217,7 @@ static int print_json(const CvModel *m, const CvInfoPart *parts,
         add(o, "gpu_weights_mb", cJSON_CreateNumber(gpu->weights)) < 0 ||
         add(o, "gpu_clip_mb", cJSON_CreateNumber(gpu->clip)) < 0 ||
         add(o, "gpu_backend_mb",
-            cJSON_CreateNumber((double)CV_CUDA_OWN_BYTES / 1e6)) < 0 ||
+            cJSON_CreateNumber(gpu->backend)) < 0 ||
         add(o, "gpu_mb", cJSON_CreateNumber(gpu_total(gpu))) < 0 ||
         add(o, "gpu_streamed_mb",
             cJSON_CreateNumber(gpu_total(&gpu[1]))) < 0 ||
@@ -226,7 +235,7 @@ int cv_cli_info(int argc, char **argv)
 {
     const char *path = NULL, *size = NULL, *frames = NULL, *variant = NULL;
     const char *text_encoder = NULL, *vae = NULL, *tokenizer = NULL;
-    const char *lora = NULL, *checkpoint_key = NULL;
+    const char *lora = NULL, *checkpoint_key = NULL, *precision = NULL;
     int json = 0, help = 0, verbose = 0, status = 1, n_frames = 0;
     const CvOption options[] = {
         { "size", &size, NULL, "WxH: plan the memory for this size" },
@@ -239,6 +248,8 @@ int cv_cli_info(int argc, char **argv)
         { "checkpoint_key", &checkpoint_key, NULL,
           "NAME: of a .pt file's weights" },
         { "lora", &lora, NULL, "PATH=STRENGTH|...: merged into it" },
+        { "precision", &precision, NULL, "NAME: plan a GPU's memory for bf16 "
+                                         "(the default) or fp8" },
         { "json", NULL, &json, "print JSON" },
         { "verbose", NULL, &verbose, "-v: say which files are opened" },
         { "help", NULL, &help, "print this" },
@@ -282,6 +293,14 @@ int cv_cli_info(int argc, char **argv)
             return 2;
         settings.variant = (enum CausvidVariant)choice;
     }
+    if (precision) {
+        int choice = cv_cli_choice("precision", precision, "bf16|fp8");
+
+        if (choice < 0)
+            return 2;
+        settings.precision = choice ? CAUSVID_PRECISION_FP8
+                                    : CAUSVID_PRECISION_BF16;
+    }
     cv_log_init(&log, &settings);
     if (open_model(&model, &settings, CV_F32, &log) < 0)
         goto end;
@@ -295,7 +314,9 @@ int cv_cli_info(int argc, char **argv)
             status = print_json(&model, parts, where, &clip, &memory,
                                 gpu) < 0;
         else
-            print_text(&model, parts, where, &clip, &memory, gpu);
+            print_text(&model, parts, where, &clip, &memory, gpu,
+                       settings.precision == CAUSVID_PRECISION_FP8 ? "fp8"
+                                                                   : "bf16");
     }
     cv_model_close(&model);
 end:

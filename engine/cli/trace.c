@@ -233,7 +233,7 @@ int cv_cli_trace(int argc, char **argv)
         { "steps", &steps, NULL, "N: in place of the recipe's" },
         { "device", &device, NULL, "NAME: auto, cpu or cuda; default: cpu" },
         { "gpu", &gpu, NULL, "N: which CUDA device" },
-        { "precision", &precision, NULL, "NAME: auto, fp32 or bf16" },
+        { "precision", &precision, NULL, "NAME: auto, fp32, bf16 or fp8" },
         { "vram", &vram, NULL, "N: the most GPU memory to take, such as 12G" },
         { "text_encoder", &text_encoder, NULL, "PATH: in place of the model's" },
         { "tokenizer", &tokenizer, NULL, "PATH: in place of the model's" },
@@ -277,7 +277,7 @@ int cv_cli_trace(int argc, char **argv)
     }
     if (precision) {
         if ((choice = cv_cli_choice("precision", precision,
-                                    "auto|fp32|bf16")) < 0)
+                                    "auto|fp32|bf16|fp8")) < 0)
             return 2;
         settings.precision = (enum CausvidPrecision)choice;
     }

@@ -31,6 +31,8 @@ void cv_dit_close(CvDit **dit);
 const CvDitSize *cv_dit_size(const CvDit *dit);
 size_t cv_dit_bytes(const CvDit *dit);
 const char *cv_dit_describe(const CvDit *dit);
+/* Are products of its blocks in fp8? */
+int cv_dit_is_narrow(const CvDit *dit);
 
 /*
  * What attention remembers, in an arena. The self-attention cache is a ring of

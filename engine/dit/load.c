@@ -410,6 +410,17 @@ size_t cv_dit_bytes(const CvDit *dit)
     return dit->arena.peak;
 }
 
+int cv_dit_is_narrow(const CvDit *dit)
+{
+    const CvType product = dit->loader.backend->product;
+
+    for (int64_t i = 0; i < dit->size.layers && cv_type_is_fp8(product); i++)
+        if (dit->layers[i].qkv.matrix.weight.type == product ||
+            dit->layers[i].ffn_down.matrix.weight.type == product)
+            return 1;
+    return 0;
+}
+
 const char *cv_dit_describe(const CvDit *dit)
 {
     return dit->description;

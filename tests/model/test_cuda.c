@@ -365,6 +365,27 @@ static uint64_t run_tiny(enum CausvidDevice device, int64_t vram,
     return err == CAUSVID_EOF ? hash : 0;
 }
 
+/* A file in fp8 is multiplied so where the GPU can, unless bf16 is asked for. */
+static void test_fp8_file(void)
+{
+    Lines lines;
+    uint64_t with, without;
+
+    tiny = "random:tiny-fp8";
+    without = run_tiny(CAUSVID_DEVICE_CUDA, 0, &lines);
+    ok(without && !strstr(lines.info, "products in fp8"),
+       "a file in fp8 on a GPU without products of it: %s", lines.info);
+    setenv("EMULATED_CAPABILITY", "90", 1);
+    with = run_tiny(CAUSVID_DEVICE_CUDA, 0, &lines);
+    ok(with && with != without &&
+       strstr(lines.info, "bf16 and products in fp8"),
+       "and on one that has them: %s", lines.info);
+    ok(run_tiny(CAUSVID_DEVICE_CUDA, 0, &lines) == with,
+       "the same bytes again");
+    unsetenv("EMULATED_CAPABILITY");
+    tiny = "random:tiny";
+}
+
 static uint64_t run_within(int64_t vram, Lines *lines)
 {
     return run_tiny(CAUSVID_DEVICE_CUDA, vram, lines);
@@ -446,6 +467,7 @@ int main(int argc, char **argv)
     test_refusals();
     test_budgets();
     test_small_device();
+    test_fp8_file();
     tiny = "random:tiny-fp8";
     test_budgets();
     return tap_done();

@@ -52,6 +52,21 @@ static CvTensor *tensor(Bench *s, CvTensor shape)
 
 #define TENSOR(s, type, ...) tensor(s, CV_TENSOR(NULL, type, __VA_ARGS__))
 
+/* One of E4M3, of numbers that are spread over all of it. */
+static CvTensor *narrow_tensor(Bench *s, int64_t rows, int64_t columns)
+{
+    CvTensor *t = &s->tensors[s->n_tensors++];
+
+    *t = CV_TENSOR(NULL, CV_F8_E4M3, rows, columns);
+    if (s->b->ops->alloc(s->b, (size_t)cv_tensor_bytes(t), &t->data)) {
+        fputs("Bail out! out of memory\n", stdout);
+        exit(255);
+    }
+    if (cv_random(s->b, t, (uint64_t)rows, 448))
+        fputs("# random failed\n", stderr);
+    return t;
+}
+
 static void release(Bench *s)
 {
     for (int i = 0; i < s->n_tensors; i++)
@@ -117,6 +132,32 @@ static void bench_linear(Bench *s, int64_t n, int64_t in, int64_t out,
     snprintf(text, sizeof(text), "[%d, %d] x [%d, %d]^T%s", (int)n, (int)in,
              (int)out, (int)in, kind == CV_EPI_GELU ? ", gelu" :
              gate ? ", gate" : "");
+    print(s, "linear", 2.0 * (double)n * (double)in * (double)out, "GFLOP/s",
+          text);
+    release(s);
+}
+
+/* The same in fp8, as a block has it: with GELU to fp8, too. */
+static void bench_linear_narrow(Bench *s, int64_t n, int64_t in, int64_t out,
+                                CvEpilogue kind)
+{
+    const int adds = kind >= CV_EPI_ADD, gelu = kind == CV_EPI_GELU;
+    CvTensor *y = gelu ? narrow_tensor(s, n, out)
+                       : TENSOR(s, adds ? CV_F32 : s->b->activation, n, out);
+    CvLinear a = { .out = y, .out_scale = gelu ? TENSOR(s, CV_F32, n) : NULL,
+                   .x = narrow_tensor(s, n, in),
+                   .x_scale = TENSOR(s, CV_F32, n),
+                   .weight = narrow_tensor(s, out, in),
+                   .scale = TENSOR(s, CV_F32, out),
+                   .bias = TENSOR(s, s->b->activation, out),
+                   .epilogue = kind, .other = adds ? y : NULL,
+                   .mod = adds ? TENSOR(s, CV_F32, 1, 6, out) : NULL };
+    char text[64];
+
+    TIME(s, cv_linear(s->b, &a));
+    snprintf(text, sizeof(text), "fp8 [%d, %d] x [%d, %d]^T%s", (int)n,
+             (int)in, (int)out, (int)in, gelu ? ", gelu to fp8" :
+             kind == CV_EPI_GATE_ADD ? ", gate" : adds ? ", add" : "");
     print(s, "linear", 2.0 * (double)n * (double)in * (double)out, "GFLOP/s",
           text);
     release(s);
@@ -222,6 +263,24 @@ static void bench_block(Bench *s, int64_t n, int64_t heads)
     release(s);
 }
 
+/* To fp8: from the residual stream, and from attention. */
+static void bench_narrow(Bench *s, int64_t n, int64_t d)
+{
+    CvTensor *x = TENSOR(s, CV_F32, n, d), *mod = TENSOR(s, CV_F32, 1, 6, d);
+    CvTensor *a = TENSOR(s, s->b->activation, n, d);
+    CvTensor *y = narrow_tensor(s, n, d), *scale = TENSOR(s, CV_F32, n);
+    char text[64];
+
+    snprintf(text, sizeof(text), "[%d, %d] to fp8", (int)n, (int)d);
+    TIME(s, cv_norm_modulate(s->b, y, scale, x, mod, 0, 1, 1e-6f));
+    print(s, "modulate", (double)(cv_tensor_bytes(x) + cv_tensor_bytes(y)),
+          "GB/s", text);
+    TIME(s, cv_quantise(s->b, y, scale, a));
+    print(s, "quantise", (double)(cv_tensor_bytes(a) + cv_tensor_bytes(y)),
+          "GB/s", text);
+    release(s);
+}
+
 static void bench_rows(Bench *s)
 {
     CvTensor *rope;
@@ -268,6 +327,15 @@ static int wanted(const Bench *s, const char *op)
 /* A block's linears: n tokens of width d, the FFN's width f. */
 static void bench_linears(Bench *s, int64_t n, int64_t d, int64_t f)
 {
+    if (s->b->product == CV_F8_E4M3) {
+        bench_linear_narrow(s, n, d, 3 * d, CV_EPI_NONE);
+        bench_linear_narrow(s, n, d, d, CV_EPI_NONE);
+        bench_linear_narrow(s, n, d, d, CV_EPI_ADD);
+        bench_linear_narrow(s, n, d, d, CV_EPI_GATE_ADD);
+        bench_linear_narrow(s, n, d, f, CV_EPI_GELU);
+        bench_linear_narrow(s, n, f, d, CV_EPI_GATE_ADD);
+        return;
+    }
     bench_linear(s, n, d, 3 * d, CV_EPI_NONE);
     bench_linear(s, n, d, d, CV_EPI_NONE);
     bench_linear(s, n, d, d, CV_EPI_GATE_ADD);
@@ -347,6 +415,10 @@ void bench_gpu(CvBackend *b, const char *only, int json)
         bench_conv(&s, 2, 240, 416, 64, 64, 2, 3, 1);
         bench_conv(&s, 4, 240, 416, 64, 64, 1, 3, 2);
         bench_conv(&s, 4, 480, 832, 64, 3, 1, 3, 1);
+    }
+    if (wanted(&s, "rows") && b->product == CV_F8_E4M3) {
+        bench_narrow(&s, 32760, 5120);
+        bench_narrow(&s, 4680, 1536);
     }
     if (wanted(&s, "rows")) {
         bench_block(&s, 32760, 40);

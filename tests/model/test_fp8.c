@@ -32,7 +32,7 @@ static const struct {
     const char *name, *options;
 } devices[] = {
     { "the CPU", "" },
-    { "CUDA in bf16", "--device cuda" },
+    { "CUDA in bf16", "--device cuda --precision bf16" },
     { "CUDA in float32", "--device cuda --precision fp32" },
 };
 
@@ -67,6 +67,7 @@ static void test_layout(const char *layout, const char *floats,
 
 #define SIDES 48 * 32 * 3
 #define FRAMES 9
+#define FP8_LEAST 15 /* dB */
 
 static void write_log(void *cookie, enum CausvidLogLevel level,
                       const char *format, va_list args)
@@ -79,13 +80,13 @@ static void write_log(void *cookie, enum CausvidLogLevel level,
         tap_diag("%s", line);
 }
 
-/* The frames of a model with the LoRA. */
+/* The frames of a model with the LoRA. precision: auto is the CPU. */
 static const uint8_t *merged_frames(const char *name,
-                                    enum CausvidDevice device)
+                                    enum CausvidPrecision precision)
 {
-    static uint8_t frames[4][FRAMES * SIDES];
+    static uint8_t frames[8][FRAMES * SIDES];
     static int turn;
-    uint8_t *rgb = frames[turn++ % 4];
+    uint8_t *rgb = frames[turn++ % 8];
     char model[512], lora[4200];
     CausvidSettings s;
     CausvidContext *cv;
@@ -98,7 +99,9 @@ static const uint8_t *merged_frames(const char *name,
     causvid_default_settings(&s);
     s.model  = model;
     s.lora   = lora;
-    s.device = device;
+    s.device = precision == CAUSVID_PRECISION_AUTO ? CAUSVID_DEVICE_CPU
+                                                   : CAUSVID_DEVICE_CUDA;
+    s.precision = precision;
     s.log    = write_log;
     causvid_default_clip(&clip);
     clip.prompt = "a red circle";
@@ -130,21 +133,35 @@ static double bytes_psnr(const uint8_t *a, const uint8_t *b)
 
 /* What is added to a weight in fp8 is added to its number. On CUDA the sum is
  * fp8 again. */
-static void test_lora(void)
+static void test_lora(int gpu)
 {
     const uint8_t *floats = merged_frames("rows-float32-of-rows",
-                                          CAUSVID_DEVICE_CPU);
-    const uint8_t *fp8 = merged_frames("rows", CAUSVID_DEVICE_CPU);
+                                          CAUSVID_PRECISION_AUTO);
+    const uint8_t *fp8 = merged_frames("rows", CAUSVID_PRECISION_AUTO);
     double bf16, again;
 
     ok(!memcmp(floats, fp8, FRAMES * SIDES), "with a LoRA on the CPU: the "
        "frames of the float32 file with it");
     bf16  = bytes_psnr(floats, merged_frames("rows-float32-of-rows",
-                                             CAUSVID_DEVICE_CUDA));
-    again = bytes_psnr(floats, merged_frames("rows", CAUSVID_DEVICE_CUDA));
+                                             CAUSVID_PRECISION_BF16));
+    again = bytes_psnr(floats, merged_frames("rows", CAUSVID_PRECISION_BF16));
     /* 26.6 and 26.7 dB, less 3: a random network, as above */
     ok(bf16 > 23.6 && again > 23.7 && isfinite(again), "on CUDA: frames of %.1f dB, "
        "and of %.1f dB where the sum is bf16", again, bf16);
+    /* The emulator then is a Hopper. The sums become fp8 wherever they come
+     * from: of both files nearly the same. */
+    if (!gpu)
+        setenv("EMULATED_CAPABILITY", "90", 1);
+    fp8 = merged_frames("rows", CAUSVID_PRECISION_FP8);
+    bf16 = bytes_psnr(fp8, merged_frames("rows-float32-of-rows",
+                                         CAUSVID_PRECISION_FP8));
+    again = bytes_psnr(floats, fp8);
+    ok(again > FP8_LEAST && isfinite(again), "with precision=fp8: frames of "
+       "%.1f dB", again);
+    ok(bf16 > 30, "and of the float32 file nearly the same ones, %.1f dB",
+       bf16);
+    if (!gpu)
+        unsetenv("EMULATED_CAPABILITY");
 }
 
 /* ---- plans ---- */
@@ -187,9 +204,10 @@ static void test_plans(void)
 int main(int argc, char **argv)
 {
     CvWeights *exact;
+    int gpu;
 
     traced_begin();
-    use_module(argc, argv);
+    gpu = use_module(argc, argv);
     traced_model("exact", NULL, NULL, NULL);
     exact = traced_run("exact", "");
     /* 22.4, 21.5 and 23.8 dB, less 3: the network is random, so that errors grow
@@ -198,7 +216,7 @@ int main(int argc, char **argv)
     test_layout("comfy-old", "comfy-old-float32", exact, 18.5);
     test_layout("comfy-new", "comfy-old-float32", exact, 18.5);
     test_layout("rows", "rows-float32", exact, 20.8);
-    test_lora();
+    test_lora(gpu);
     test_plans();
     cv_weights_close(&exact);
     return tap_done();

@@ -31,19 +31,26 @@ static inline uint64_t cv_wgmma_operand64(const void *p)
     return (operand & ~((uint64_t)3 << 62)) | (uint64_t)2 << 62;
 }
 
-/* Byte k of 32 of row or column i. */
-static inline unsigned char emulator_byte(uint64_t operand, int i, int k)
+/* The 32 bytes of row or column i. */
+static inline void emulator_bytes(unsigned char *bytes, uint64_t operand,
+                                  int i)
 {
-    uintptr_t at = (uintptr_t)emulator_shared() + ((operand & 0x3fff) << 4);
-    uintptr_t group = (operand >> 32 & 0x3fff) << 4;
+    uintptr_t at = (uintptr_t)emulator_shared() + ((operand & 0x3fff) << 4) +
+                   i / 8 * ((operand >> 32 & 0x3fff) << 4);
 
-    if (operand >> 62 == 2) {
-        at += i / 8 * group + i % 8 * 64 + k;
-        return *(unsigned char *)(at ^ ((at >> 7 & 3) << 4));
+    for (int k = 0; k < 32; k += 16) {
+        uintptr_t chunk = at + k;
+
+        if (operand >> 62 == 2) {
+            chunk += i % 8 * 64;
+            chunk ^= (chunk >> 7 & 3) << 4;
+        } else if (operand >> 62 == 1) {
+            chunk = (uintptr_t)emulator_swizzle(chunk + i % 8 * 128);
+        } else {
+            emulator_fail("wgmma: swizzled in no known way");
+        }
+        memcpy(bytes + k, (const void *)chunk, 16);
     }
-    if (operand >> 62 != 1)
-        emulator_fail("wgmma: swizzled in no known way");
-    return *emulator_swizzle(at + i / 8 * group + i % 8 * 128 + k);
 }
 
 static inline double emulator_e4m3(unsigned char v)
@@ -60,16 +67,20 @@ template <int n> static inline void cv_wgmma_hold(int (&)[n]) {}
 
 static inline void emulator_finish_s8(EmulatorWgmma *w)
 {
+    signed char a[2][32], b[32];
+
+    for (int h = 0; h < 2; h++)
+        emulator_bytes((unsigned char *)a[h], w->a_operand, w->row + h * 8);
     for (int i = 0; i < w->n / 2; i++) {
-        int h = i / 2 % 2, column = i / 4 * 8 + w->column + i % 2;
+        const int h = i / 2 % 2;
+        const int column = i / 4 * 8 + w->column + i % 2;
         int32_t sum = 0;
 
+        emulator_bytes((unsigned char *)b, w->b_operand, column);
         if (w->add)
             memcpy(&sum, &w->d[i], 4);
         for (int k = 0; k < 32; k++)
-            sum += (signed char)emulator_byte(w->a_operand, w->row + h * 8,
-                                              k) *
-                   (signed char)emulator_byte(w->b_operand, column, k);
+            sum += a[h][k] * b[k];
         memcpy(&w->d[i], &sum, 4);
     }
 }
@@ -96,25 +107,30 @@ static inline void emulator_finish_e4m3(EmulatorWgmma *w)
         for (int i = 0; i < 256; i++)
             numbers[i] = emulator_e4m3((unsigned char)i);
     for (int i = 0; i < w->n / 2; i++) {
-        int h = i / 2 % 2, column = i / 4 * 8 + w->column + i % 2;
+        const int h = i / 2 % 2;
+        const int column = i / 4 * 8 + w->column + i % 2;
+        unsigned char b[32];
         double terms[33], largest, sum = 0;
         int exponent;
 
+        emulator_bytes(b, w->b_operand, column);
         terms[32] = w->d[i];
         largest = fabs(terms[32]);
         for (int k = 0; k < 32; k++) {
-            terms[k] = numbers[w->bytes[h][k]] *
-                       numbers[emulator_byte(w->b_operand, column, k)];
+            terms[k] = numbers[w->bytes[h][k]] * numbers[b[k]];
             largest = fabs(terms[k]) > largest ? fabs(terms[k]) : largest;
             sum += terms[k];
         }
         sum += terms[32];
         if (largest > 0 && sum - sum == 0) {
+            double up, down;
+
             frexp(largest, &exponent);
+            up = ldexp(1, 14 - exponent);
+            down = ldexp(1, exponent - 14);
             sum = 0;
             for (int k = 0; k < 33; k++)
-                sum += ldexp(trunc(ldexp(terms[k], 14 - exponent)),
-                             exponent - 14);
+                sum += (double)(int)(terms[k] * up) * down;
         }
         w->d[i] = (float)sum;
     }

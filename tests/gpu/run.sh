@@ -158,6 +158,8 @@ run_ops() {
     step "ops: bf16" 300 "$test_ops" --gpu --backend "cuda bf16"
     step "ops: bf16, generic kernels" 300 "$test_ops" --gpu \
         --backend "cuda bf16, generic kernels"
+    step "ops: 8-bit attention" 100 "$test_ops" --gpu \
+        --backend "cuda 8-bit attention"
     step "ops: float32" 300 "$test_ops" --gpu --backend "cuda float32"
 }
 
@@ -196,7 +198,8 @@ run_sanitizer() {
         return
     fi
     for tool in memcheck racecheck; do
-        for row in "cuda bf16" "cuda bf16, generic kernels" "cuda float32"; do
+        for row in "cuda bf16" "cuda bf16, generic kernels" \
+            "cuda 8-bit attention" "cuda float32"; do
             step "$tool: ${row#cuda }" 300 "$sanitizer" --tool $tool \
                 --error-exitcode 99 --print-limit 20 \
                 "$build/tests/ops/test_ops" --gpu --seed 1 --backend "$row"

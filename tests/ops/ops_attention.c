@@ -10,9 +10,11 @@
 
 #include "ops_test.h"
 
-/* Relative L2 error. Weights and values of 4 bits alone make 0.037 to 0.045, by
- * where in a binary order they lie. */
+/* Relative L2 errors. Weights and values of 4 bits alone make 0.037 to 0.045, by
+ * where in a binary order they lie; and little where a mean that was taken off
+ * is most of the result, or sums of tensor cores are all that is wrong. */
 #define TOLERANCE 5e-2
+#define TOLERANCE_OF_MEANS 1.5e-2
 
 enum { D = 128 };
 
@@ -24,8 +26,9 @@ typedef enum Kind {
     CHANNELS,  /* some of K times 20, of V times 30 */
     OTHERS,    /* some of Q times 20, others of K */
     SAME,      /* the same of Q and K times 10, of V times 30 */
-    OFFSETS,   /* some of Q, K and V have a mean of 10 to 30 */
     ROWS,      /* some tokens of K times 8, of V times 1000 */
+    OFFSETS,   /* some of Q, K and V have a mean of 10 to 30 */
+    REGIONS,   /* only every other token is seen, whose values have a mean */
     EQUAL,     /* all keys, all values */
     N_KINDS,
 } Kind;
@@ -36,7 +39,7 @@ static const char *const names[] = {
     [OTHERS] = "outlier channels of Q, others of K",
     [SAME] = "the same outlier channels of Q and K",
     [OFFSETS] = "channels with offsets", [ROWS] = "outlier tokens",
-    [EQUAL] = "equal keys",
+    [REGIONS] = "regions with a mean", [EQUAL] = "equal keys",
 };
 
 static double normal(Env *e)
@@ -65,6 +68,8 @@ static double number(Env *e, Kind kind, int which, int64_t token, int64_t d)
         return first ? x + 30 - 20 * (which == 0) : other ? x - 30 : x;
     case ROWS:
         return token % 97 == 5 && which ? (which == 1 ? 8 : 1000) * x : x;
+    case REGIONS:
+        return which == 0 ? x + 0.5 : x + (which + 1) * (token % 2 ? 0.5 : -0.5);
     case EQUAL:
         return which ? cos((double)d) : x;
     default:
@@ -127,12 +132,14 @@ static void attention8_case(Env *e, Kind kind, int64_t n, int64_t m,
     Buffer *out = OUTPUT(e, CV_BF16, n, heads, D);
     double *expected = make_doubles(e, n * heads * D);
     double *score = make_doubles(e, m), worst = e->worst;
+    double tolerance = e->tolerance;
     CvAttention a = { .out = &out->t, .q = &q->t, .k = &k->t, .v = &v->t,
                       .scale = 1 / sqrtf((float)D), .last_repeats = 1 };
 
     for (int64_t h = 0; h < heads; h++)
         for (int64_t i = 0; i < n; i++)
             attend(&a, q, k, v, i, h, score, expected + (i * heads + h) * D);
+    e->tolerance = kind >= OFFSETS ? TOLERANCE_OF_MEANS : TOLERANCE;
     e->worst = 0;
     called(e, cv_attention(e->b, &a), "attention");
     compare(e, out, expected, "attention %lld x %lld, %lld heads, %s",
@@ -140,15 +147,13 @@ static void attention8_case(Env *e, Kind kind, int64_t n, int64_t m,
     printf("# %4lld x %5lld, %lld heads: %.4f  %s\n", (long long)n,
            (long long)m, (long long)heads, e->worst, names[kind]);
     e->worst = fmax(e->worst, worst);
+    e->tolerance = tolerance;
     end_case(e);
 }
 
 /* For a backend whose attention of 128 channels is always in 8 bits. */
 void test_attention8(Env *e)
 {
-    double tolerance = e->tolerance;
-
-    e->tolerance = TOLERANCE;
     e->aligned = 1;
     /* One token, and around the sizes of tiles. */
     attention8_case(e, NORMAL, 1, 1, 1);
@@ -160,11 +165,11 @@ void test_attention8(Env *e)
     for (int kind = 0; kind < N_KINDS; kind++)
         attention8_case(e, (Kind)kind, random_int(e, 40, 140),
                         random_int(e, 400, 700), 1);
-    /* Few queries and many keys, which blocks share among them; so many that
-     * what was gathered is put aside; and tiles of queries for all. */
+    /* Few queries and many keys, which blocks share among them. */
     attention8_case(e, SAME, 70, 1500, 2);
-    attention8_case(e, OFFSETS, 20, 21000, 1);
-    attention8_case(e, NORMAL, 3, 2000, 8);
+    attention8_case(e, NORMAL, 3, 2000, 7);
+    /* So many that the sums of tensor cores would not do. (The emulated GPU has
+     * four multiprocessors and does not share these out.) */
+    attention8_case(e, REGIONS, 100, 5000, 4);
     e->aligned = 0;
-    e->tolerance = tolerance;
 }

@@ -182,6 +182,112 @@ static void bench_attention(Bench *s, int64_t n, int64_t m, int64_t heads,
     release(s);
 }
 
+/* ---- attention as models have it, and its error ---- */
+
+/* As a normal distribution would have them: sums of four numbers of a hash. */
+static float drawn(uint64_t i)
+{
+    uint64_t z = (i + 1) * 0x9e3779b97f4a7c15u;
+    int sum = 0;
+
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z ^= z >> 27;
+    for (int j = 0; j < 64; j += 16)
+        sum += (int)(z >> j & 0xffff) - 0x8000;
+    return (float)sum / 37837;
+}
+
+/* Drawn numbers, of which some channels are larger; what the backend holds of
+ * them comes back, to be freed. */
+static float *drawn_tensor(Bench *s, CvTensor **t, CvTensor shape, int seed,
+                           float larger)
+{
+    int64_t n = cv_elements(&shape);
+    float *values = malloc((size_t)n * sizeof(*values));
+
+    *t = &s->tensors[s->n_tensors++];
+    **t = shape;
+    if (!values || s->b->ops->alloc(s->b, (size_t)cv_tensor_bytes(&shape),
+                                    &(*t)->data)) {
+        fputs("Bail out! out of memory\n", stdout);
+        exit(255);
+    }
+    for (int64_t i = 0; i < n; i++)
+        values[i] = drawn((uint64_t)(i * 3 + seed)) *
+                    (i % 128 % 50 == 3 ? larger : 1);
+    if (cv_upload(s->b, *t, values, CV_F32) ||
+        cv_download(s->b, values, *t))
+        fputs("# upload failed\n", stderr);
+    return values;
+}
+
+/* The relative L2 error of some queries of some heads. */
+static double sampled_error(const CvAttention *a, const float *q,
+                            const float *k, const float *v, const float *out)
+{
+    enum { SAMPLES = 16 };
+    int64_t n = a->q->dim[0], m = a->k->dim[0], heads = a->q->dim[1];
+    int64_t d = a->q->dim[2];
+    double *score = malloc((size_t)m * sizeof(*score)), wrong = 0, norm = 0;
+
+    for (int64_t j = 0; j < SAMPLES && score; j++) {
+        int64_t h = (heads - 1) * j / (SAMPLES - 1);
+        int64_t at = ((n - 1) * j / (SAMPLES - 1) * heads + h) * d;
+        double top = -INFINITY, sum = 0;
+
+        for (int64_t i = 0; i < m; i++) {
+            score[i] = 0;
+            for (int64_t c = 0; c < d; c++)
+                score[i] += (double)q[at + c] * k[(i * heads + h) * d + c];
+            score[i] *= a->scale;
+            top = fmax(top, score[i]);
+        }
+        for (int64_t i = 0; i < m; i++)
+            sum += score[i] = exp(score[i] - top);
+        for (int64_t c = 0; c < d; c++) {
+            double y = 0;
+
+            for (int64_t i = 0; i < m; i++)
+                y += score[i] / sum * v[(i * heads + h) * d + c];
+            wrong += (out[at + c] - y) * (out[at + c] - y);
+            norm += y * y;
+        }
+    }
+    free(score);
+    return sqrt(wrong / norm);
+}
+
+/* outliers: channels of keys 20 times, of values 30 times as large. */
+static void bench_attention8(Bench *s, int64_t n, int64_t m, int64_t heads,
+                             int outliers)
+{
+    CvType type = s->b->activation;
+    CvTensor *q, *k, *v, *out = TENSOR(s, type, n, heads, 128);
+    float *qs = drawn_tensor(s, &q, CV_TENSOR(NULL, type, n, heads, 128), 0, 1);
+    float *ks = drawn_tensor(s, &k, CV_TENSOR(NULL, type, m, heads, 128), 1,
+                             outliers ? 20 : 1);
+    float *vs = drawn_tensor(s, &v, CV_TENSOR(NULL, type, m, heads, 128), 2,
+                             outliers ? 30 : 1);
+    float *outs = malloc((size_t)cv_elements(out) * sizeof(*outs));
+    CvAttention a = { .out = out, .q = q, .k = k, .v = v,
+                      .scale = 1 / sqrtf(128), .last_repeats = 1 };
+    char text[64];
+
+    TIME(s, cv_attention(s->b, &a));
+    if (outs && !cv_download(s->b, outs, out)) {
+        snprintf(text, sizeof(text), "%d x %d, %d heads%s, error %.4f", (int)n,
+                 (int)m, (int)heads, outliers ? ", outliers" : "",
+                 sampled_error(&a, qs, ks, vs, outs));
+        print(s, "attention", 4.0 * (double)(n * m) * (double)(heads * 128),
+              "GFLOP/s", text);
+    }
+    free(outs);
+    free(qs);
+    free(ks);
+    free(vs);
+    release(s);
+}
+
 enum { PLAIN, NORMED, ADDED }; /* alone; the norm; added, and normed as well */
 
 /* A causal convolution with its history, or a spatial one. */
@@ -391,6 +497,12 @@ void bench_gpu(CvBackend *b, const char *only, int json)
         bench_attention(&s, 4680, 512, 12, 128);
         bench_attention(&s, 6240, 6240, 1, 384);
         bench_attention(&s, 512, 512, 64, 64);
+    }
+    if (only && wanted(&s, "attention8")) {
+        bench_attention8(&s, 32760, 32760, 40, 0);
+        bench_attention8(&s, 4680, 18720, 12, 0);
+        bench_attention8(&s, 4680, 18720, 12, 1);
+        bench_attention8(&s, 4680, 4680, 12, 0);
     }
     if (wanted(&s, "conv3d")) {
         bench_conv(&s, 1, 60, 104, 384, 384, 3, 3, 1);

@@ -12,8 +12,9 @@
  * variant that this machine can run is tested; NAME is a name or a part of
  * several. --seed draws other shapes and numbers. --gpu: what needs a GPU, which
  * then has to be there; --probe: say whether it is.
- * --bench measures instead (op "rows": the norms); --json: a line of JSON for
- * each figure, and nothing else.
+ * --bench measures instead (op "rows": the norms; "attention8": attention with
+ * its error, in 8 bits with --backend "cuda 8-bit attention"); --json: a line of
+ * JSON for each figure, and nothing else.
  */
 #include <stdlib.h>
 
@@ -37,7 +38,6 @@ const OpTest op_tests[] = {
     { "linear", test_linear_fp8 },
     { "linear", test_linear_narrow },
     { "attention", test_attention },
-    { "attention8", test_attention8 },
     { "add_product", test_add_product },
     { "quantise", test_quantise },
     { "scale_rows", test_scale_rows },
@@ -70,6 +70,12 @@ const OpTest op_tests[] = {
     { NULL, NULL },
 };
 
+/* Of a backend that computes attention in 8 bits. */
+static const OpTest attention8_tests[] = {
+    { "attention8", test_attention8 },
+    { NULL, NULL },
+};
+
 /* Where a backend computes. */
 typedef enum Where {
     ON_CPU,
@@ -86,6 +92,7 @@ typedef struct Backend {
     int capability; /* of the emulated device, 0: 8.0 */
     const char *ops; /* only these, or NULL: all */
     CvCudaSettings cuda;
+    const OpTest *tests; /* its own, or NULL: op_tests */
 } Backend;
 
 /*
@@ -97,7 +104,7 @@ typedef struct Backend {
 #define NARROW " linear quantise norm_modulate layer_norm "
 #define CUDA .cuda.abi = CV_CUDA_ABI, .tolerance = 3e-6
 #define EIGHT_BITS                                                         \
-    .cuda.attention8 = CV_ATTENTION8_ALWAYS, .ops = " attention8 "
+    .cuda.attention8 = CV_ATTENTION8_ALWAYS, .tests = attention8_tests
 static const Backend backends[] = {
     { "cpu", 3e-6, .kernels = NULL },
     { "cpu-avx512", 3e-6, .kernels = "avx512" },
@@ -193,6 +200,7 @@ static void run_tests(const Backend *backend, const char *only, uint64_t seed,
         [ON_GPU] = "the same again",
         [EMULATED] = "the same in another order of threads",
     };
+    const OpTest *tests = backend->tests ? backend->tests : op_tests;
     char why[CV_WHY_SIZE];
     CvBackend *first = open_backend(backend, 1, why, log);
     CvBackend *second = first ? open_backend(backend, 3, why, log) : NULL;
@@ -205,23 +213,23 @@ static void run_tests(const Backend *backend, const char *only, uint64_t seed,
     }
     if (cv_enter(first) || cv_enter(second))
         tap_bail("%s: no context", backend->name);
-    for (int i = 0; op_tests[i].op; i++) {
+    for (int i = 0; tests[i].op; i++) {
         Env e = { .b = first, .random = seed,
                   .tolerance = backend->tolerance };
         Env f = { .b = second, .random = seed,
                   .tolerance = backend->tolerance };
 
-        if ((only && strcmp(only, op_tests[i].op)) ||
-            !is_meant(backend, op_tests[i].op))
+        if ((only && strcmp(only, tests[i].op)) ||
+            !is_meant(backend, tests[i].op))
             continue;
         set_order(backend, 0);
-        op_tests[i].run(&e);
+        tests[i].run(&e);
         ok(!e.failures && e.cases, "%s %s, %d cases: %.2g", backend->name,
-           op_tests[i].op, e.cases, e.worst);
+           tests[i].op, e.cases, e.worst);
         set_order(backend, seed | 1);
-        op_tests[i].run(&f);
+        tests[i].run(&f);
         ok(e.hash == f.hash && !f.failures, "%s %s, %s", backend->name,
-           op_tests[i].op, agree[backend->where]);
+           tests[i].op, agree[backend->where]);
     }
     cv_leave(second);
     cv_leave(first);
@@ -239,7 +247,8 @@ static void run_bench(const Backend *backend, const char *only, int threads,
         tap_bail("%s does not open: %s", backend->name, why);
     if (cv_enter(b))
         tap_bail("%s: no context", backend->name);
-    (backend->where == ON_GPU ? bench_gpu : bench_ops)(b, only, json);
+    (backend->where == ON_GPU ? bench_gpu : bench_ops)(
+        b, !only && backend->tests ? backend->tests[0].op : only, json);
     cv_leave(b);
     b->close(&b);
 }

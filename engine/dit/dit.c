@@ -36,6 +36,28 @@ typedef struct Pass {
     CvTensor rope;    /* float32 [n, d / 2, 2] */
 } Pass;
 
+/* Rows [first, first + n) of a pass. Modulation is that of the block. */
+static Pass part_of(const Pass *whole, int64_t first, int64_t n)
+{
+    Pass p = *whole;
+
+    p.n    = n;
+    p.row += first;
+    p.x    = cv_rows(&whole->x, first, n);
+    p.q    = cv_rows(&whole->q, first, n);
+    p.rope = cv_rows(&whole->rope, first, n);
+    return p;
+}
+
+/* Rows of a part: about equal ones, in tiles of matrix products. */
+static int64_t part_rows(const Pass *p)
+{
+    const int64_t tile = 128, parts = (p->n - 1) / p->dit->part_tokens + 1;
+    const int64_t rows = (p->n - 1) / parts + 1;
+
+    return parts == 1 || rows < tile ? rows : (rows + tile - 1) / tile * tile;
+}
+
 /* What is multiplied with weights: A, or in fp8 with factors (ops.h). */
 typedef struct Input {
     CvTensor x, scale;
@@ -296,6 +318,7 @@ static int feed_forward(Pass *p, const CvDitLayer *layer)
 static int run_layer(Pass *p, int64_t i, int kv_only)
 {
     const CvDitLayer *layer = &p->dit->layers[i];
+    const int64_t step = part_rows(p);
     int64_t at = p->state->cache_k.dim[0] > 1 ? i : 0;
     int64_t rows = p->state->cache_k.dim[1];
     CvTensor k = cv_dit_layer_rows(&p->state->cache_k, at, rows);
@@ -303,8 +326,11 @@ static int run_layer(Pass *p, int64_t i, int kv_only)
     int err;
 
     err = cv_modulation(p->b, &p->mod, &layer->modulation, &p->e0);
-    if (!err)
-        err = write_cache(p, layer, &k, &v);
+    for (int64_t first = 0; first < p->n && !err; first += step) {
+        Pass part = part_of(p, first, step < p->n - first ? step : p->n - first);
+
+        err = write_cache(&part, layer, &k, &v);
+    }
     if (err || kv_only)
         return err;
     k = cv_rows(&k, 0, p->keys);
@@ -312,8 +338,11 @@ static int run_layer(Pass *p, int64_t i, int kv_only)
     err = attend(p, &k, &v, 1, &layer->self_o, GATE_SELF);
     if (!err)
         err = cross_attention(p, layer, i);
-    if (!err)
-        err = feed_forward(p, layer);
+    for (int64_t first = 0; first < p->n && !err; first += step) {
+        Pass part = part_of(p, first, step < p->n - first ? step : p->n - first);
+
+        err = feed_forward(&part, layer);
+    }
     return err;
 }
 

@@ -14,6 +14,12 @@
 /* Largest size that is believed, so that products of sizes fit. */
 #define CV_DIT_MAX_SIZE (1 << 24)
 
+/* Tokens for which a layer's widest tensors are held at a time: q, k and v
+ * together, and the FFN's hidden rows. A block of a causal model is one part.
+ * Those of a whole clip of 14B would take 1 GB each, and products of so many
+ * rows are as fast. */
+#define CV_DIT_PART_TOKENS 8192
+
 typedef struct CvDitLinear {
     CvMatrix matrix; /* [out, in] */
     CvTensor bias;   /* [out] */
@@ -34,6 +40,7 @@ struct CvDit {
     int64_t head_dim;
     float eps;
     int cross_norm;                  /* norm3 before cross attention */
+    int64_t part_tokens;             /* CV_DIT_PART_TOKENS; less in tests */
     CvDitLinear patch;               /* [dim, channels * 4] */
     CvDitLinear text_0, text_2;
     CvDitLinear time_0, time_2, time_projection;

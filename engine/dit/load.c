@@ -332,6 +332,7 @@ int cv_dit_open(CvDit **out, CvBackend *backend, const char *path,
     if (!dit)
         return cv_fail_memory(log, sizeof(*dit), "the transformer");
     dit->eps = 1e-6f;
+    dit->part_tokens = CV_DIT_PART_TOKENS;
     loader = &dit->loader;
     *loader = (CvLoader){ .backend = backend, .arena = &dit->arena,
                           .log = log };

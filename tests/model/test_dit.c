@@ -9,7 +9,7 @@
 #include <errno.h>
 #include <unistd.h>
 
-#include "dit/dit.h"
+#include "dit/internal.h"
 
 #include "../tap.h"
 #include "fixture.h"
@@ -129,6 +129,12 @@ static void test_forward(Bench *bench, const char *folder)
             err = run_case(bench, dit, &c, 3, &flow);
         ok(!err && tensor_error(bench, &flow, &c.flow) == error,
            "%s: case %d in a ring of 3 slots gives the same", folder, i);
+        dit->part_tokens = 5;
+        if (!err)
+            err = run_case(bench, dit, &c, 1, &flow);
+        ok(!err && tensor_error(bench, &flow, &c.flow) == error,
+           "%s: case %d in parts of 5 tokens gives the same", folder, i);
+        dit->part_tokens = CV_DIT_PART_TOKENS;
         free_case(&c);
     }
     cv_weights_close(&cases);

@@ -143,7 +143,7 @@ int cv_cuda_quantise(CvBackend *b, const CvTensor *out, const CvTensor *scale,
                      const CvTensor *x);
 
 int cv_cuda_scale_rows(CvBackend *b, const CvTensor *x, const CvTensor *scale);
-/* quantise.cu. Rows of bf16 -> E4M3 with a scale for each, as ops.h says for P. */
+/* quantise.cu. Rows of bf16 -> E4M3 with a scale for each: P of ops.h. */
 int cv_cuda_narrow(CvCuda *cuda, void *out, void *scale, const void *x,
                    int64_t rows, int64_t columns);
 /* out_scale[n] = scale * gate, and, where there is a bias (float32 or bf16),
@@ -151,8 +151,8 @@ int cv_cuda_narrow(CvCuda *cuda, void *out, void *scale, const void *x,
 int cv_cuda_gate_scales(CvCuda *cuda, float *out_scale, void *out_bias,
                         const void *scale, const CvTensor *bias,
                         const float *gate, int64_t n);
-/* y[n, o] (float32) = x_scale[n] * w_scale[o] * x[n, i] w[o, i]^T, x and w E4M3:
- * for sizes that cuBLASLt does not take. */
+/* y[n, o] (float32) = x_scale[n] * w_scale[o] * x[n, i] w[o, i]^T, x and w in
+ * E4M3: for sizes that cuBLASLt does not take. */
 int cv_cuda_plain_product(CvCuda *cuda, void *y, const void *x,
                           const void *x_scale, const void *w,
                           const void *w_scale, int64_t n, int64_t o, int64_t i);

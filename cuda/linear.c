@@ -25,7 +25,8 @@
  *   be 8 bytes more an element, 1.3 GB for [32,760, 5120]: 0.3 ms on top of
  *   2.3 ms. Measured through L2: 2.8 ms, of which smaller products cost a part.
  *
- * Weights in fp8 are made bf16 right before they are multiplied, in pieces of
+ * Weights in fp8 beside an x of bf16 (linear_fp8.c has the others) are made
+ * bf16 right before they are multiplied, in pieces of
  * rows that fill the other half of the scratch, and each piece makes its columns
  * of the output. A layer of 14B has 352e6 of them: 0.35 GB are read; the 0.7 GB
  * written and read again are pieces of 32 MB, which mostly stay in L2. Predicted

@@ -321,12 +321,8 @@ void test_quantise_narrow(Env *e)
         Narrow out = make_narrow(e, 2, d, 0, 0);
         Buffer *x = INPUT(e, CV_F32, 1, 2, d), *mod = INPUT(e, CV_F32, 1, d);
 
-        /* made from its product with weights that are none */
-        mod->host[random_int(e, 0, d - 1)] = i % 2 ? NAN : INFINITY;
-        /* upload refuses them: the sum of two large ones is infinite */
-        for (int64_t k = 0; k < d; k++)
-            if (!isfinite(mod->host[k]))
-                mod->host[k] = 3e38f;
+        /* upload takes nothing infinite: the sum of two large ones becomes so */
+        mod->host[random_int(e, 0, d - 1)] = 3e38f;
         set_contents(e, mod, mod->host);
         called(e, cv_layer_norm(e->b, &out.t, &out.scale->t, &x->t, &mod->t,
                                 &mod->t, 1e-6f), "layer_norm");

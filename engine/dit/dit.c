@@ -79,7 +79,7 @@ static const CvTensor *scale_of(const Input *in)
 /* Do weights and backend multiply in fp8? */
 static int is_narrow(const Pass *p, const CvDitLinear *linear)
 {
-    return cv_type_is_fp8(p->b->product) &&
+    return cv_type_is_fp8(p->b->product) && !linear->matrix.exact &&
            linear->matrix.weight.type == p->b->product;
 }
 

@@ -179,6 +179,7 @@ static int load_linear(CvDit *dit, CvLoader *loader, CvDitLinear *linear,
     if (err)
         return err;
     if (*block && cv_type_is_fp8(loader->backend->product) &&
+        !linear->matrix.exact &&
         linear->matrix.weight.type == loader->backend->product)
         type = loader->backend->activation;
     linear->bias = CV_TENSOR(NULL, type, out);
@@ -416,8 +417,10 @@ int cv_dit_is_narrow(const CvDit *dit)
     const CvType product = dit->loader.backend->product;
 
     for (int64_t i = 0; i < dit->size.layers && cv_type_is_fp8(product); i++)
-        if (dit->layers[i].qkv.matrix.weight.type == product ||
-            dit->layers[i].ffn_down.matrix.weight.type == product)
+        if ((dit->layers[i].qkv.matrix.weight.type == product &&
+             !dit->layers[i].qkv.matrix.exact) ||
+            (dit->layers[i].ffn_up.matrix.weight.type == product &&
+             !dit->layers[i].ffn_up.matrix.exact))
             return 1;
     return 0;
 }

@@ -64,7 +64,7 @@ void cv_quant_free(CvWeights *w)
 
 /* One object of ComfyUI's: {"format": "float8_e4m3fn"}. `where` and `name` are
  * for messages; e: the weight. */
-static int check_format(const cJSON *json, const CvEntry *e, const char *file,
+static int check_format(const cJSON *json, CvEntry *e, const char *file,
                         const char *where, CvLog *log)
 {
     const cJSON *format = cJSON_GetObjectItemCaseSensitive(json, "format");
@@ -82,6 +82,8 @@ static int check_format(const cJSON *json, const CvEntry *e, const char *file,
                        "are not supported; " ADVICE, file,
                        cv_printable(text, name), where);
     /* how a product is to be made, not what the numbers are */
+    e->exact |= cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(
+        json, "full_precision_matrix_mult"));
     cJSON_ArrayForEach(item, json)
         if (strcmp(item->string, "format") &&
             strcmp(item->string, "full_precision_matrix_mult"))
@@ -105,7 +107,7 @@ static CvEntry *weight_of(CvWeights *w, const char *name, size_t n)
 /* A tensor "X.comfy_quant". */
 static int check_quant(CvWeights *w, const CvEntry *e, size_t n, CvLog *log)
 {
-    const CvEntry *weight = weight_of(w, e->name, n);
+    CvEntry *weight = weight_of(w, e->name, n);
     const int64_t bytes = cv_tensor_bytes(&e->tensor);
     cJSON *json = NULL;
     char shape[CV_SHAPE_TEXT];
@@ -144,7 +146,7 @@ static int check_note(CvWeights *w, const CvQuantNote *note, CvLog *log)
                       "version knows it; " ADVICE, note->file, where);
     else
         cJSON_ArrayForEach(layer, layers) {
-            const CvEntry *e;
+            CvEntry *e;
 
             if (strlen(layer->string) >= sizeof(name))
                 continue; /* names nothing */

@@ -367,6 +367,7 @@ static int load_one(CvLoader *l, CvMatrix *m, int keep, CvLoadLayout layout,
         return err;
     if (keep)
         m->weight.type = matrix_type(l, e, m->weight.type);
+    m->exact = e->exact;
     err = take(l, m);
     return err < 0 ? err : load_into(l, m, layout, name);
 }
@@ -424,7 +425,7 @@ static int load_stacked(CvLoader *l, CvMatrix *m, int keep, const char *stem,
     const char *hole = strstr(stem, "%s");
     CvTensor *t = &m->weight, share = *t;
     CvType type = t->type;
-    int err = 0;
+    int err = m->exact = 0;
 
     if (!hole || n_parts < 1 || t->n_dims < 1 || t->dim[0] % n_parts)
         return cv_fail(l->log, EINVAL, "internal error: cv_load_stacked of "
@@ -449,6 +450,7 @@ static int load_stacked(CvLoader *l, CvMatrix *m, int keep, const char *stem,
             if (!pass) {
                 if ((err = find(&e, l, name, &share, CV_LOAD_AS_IS)) < 0)
                     break;
+                m->exact |= e->exact;
                 if (!i)
                     type = matrix_type(l, e, t->type);
                 else if (matrix_type(l, e, t->type) != type)

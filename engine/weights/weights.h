@@ -27,6 +27,7 @@ typedef struct CvEntry {
     const struct CvEntry *scale; /* of a tensor in fp8: what it is multiplied
                            by, one number or one for each row, or NULL */
     const char *file;   /* path, for messages */
+    int exact;          /* the file says: in fp8, but not to be multiplied so */
     int used;           /* set when a network took it */
 } CvEntry;
 
@@ -146,6 +147,7 @@ int cv_load_rows(CvLoader *loader, CvTensor *t, int64_t rows,
 typedef struct CvMatrix {
     CvTensor weight; /* [rows, columns] in W, or in fp8 */
     CvTensor scale;  /* with fp8: float32 [rows]; otherwise without data */
+    int exact;       /* x has to be A, also where weight is P (ops.h) */
 } CvMatrix;
 
 #define CV_MAX_PARTS 3 /* of cv_load_matrix_stacked() */

@@ -274,6 +274,8 @@ static void test_quant(void)
         blob = st_write(all, 4, 0);
         ok(!open_blob(&w, blob) && cv_weights_count(w) == 3 &&
            lines_none(&lines), "%s is read", cases[i].json);
+        is_int(cv_weights_find(w, STEM ".weight")->exact,
+               strstr(cases[i].json, "true") != NULL);
         cv_weights_close(&w);
         blob_free(&blob);
     }

@@ -51,6 +51,9 @@ def weights():
         [("scalar", "F32", []), ("empty", "F32", [0, 3]),
          ("eight", "U8", [1, 2, 1, 1, 1, 1, 1, 2])], pad=3))
     save("safetensors", "none", container([]))
+    save("safetensors", "titled", container([("a", "F32", [2])], {
+        "modelspec.title": "CausVid \u0001", "modelspec.architecture": "wan",
+        "_quantization_metadata": "{}"}))
     # one of each kind that is recognised; sizes of 2 keep the files short
     parts = {
         "transformer": ("blocks.0.", "patch", "time_proj", "head", "proj_out"),

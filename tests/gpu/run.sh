@@ -11,7 +11,8 @@
 #              decoder, LoRA and fp8 files
 #   engines    several engines at the same time, also of 1.3B, on two GPUs and
 #              in a caller's context
-#   sanitizer  the operations under compute-sanitizer: memcheck, racecheck
+#   sanitizer  the operations under compute-sanitizer: memcheck, racecheck, at
+#              the same time
 #   reference  real widths and whole clips beside PyTorch: reference.py
 #   evaluate   the sample model's scores, on the GPU and on the CPU
 #   fp8        precision=fp8: forwards at real widths against PyTorch's float32,
@@ -158,6 +159,7 @@ run_ops() {
     step "ops: bf16" 300 "$test_ops" --gpu --backend "cuda bf16"
     step "ops: bf16, generic kernels" 300 "$test_ops" --gpu \
         --backend "cuda bf16, generic kernels"
+    step "ops: fp8" 300 "$test_ops" --gpu --backend "cuda fp8"
     step "ops: 8-bit attention" 100 "$test_ops" --gpu \
         --backend "cuda 8-bit attention"
     step "ops: float32" 300 "$test_ops" --gpu --backend "cuda float32"
@@ -197,14 +199,16 @@ run_sanitizer() {
         skip "sanitizer" "no compute-sanitizer here"
         return
     fi
+    # At the same time: what they take is the host's.
     for tool in memcheck racecheck; do
-        for row in "cuda bf16" "cuda bf16, generic kernels" \
+        for row in "cuda bf16" "cuda bf16, generic kernels" "cuda fp8" \
             "cuda 8-bit attention" "cuda float32"; do
-            step "$tool: ${row#cuda }" 300 "$sanitizer" --tool $tool \
+            step "$tool: ${row#cuda }" 500 "$sanitizer" --tool $tool \
                 --error-exitcode 99 --print-limit 20 \
-                "$build/tests/ops/test_ops" --gpu --seed 1 --backend "$row"
+                "$build/tests/ops/test_ops" --gpu --seed 1 --backend "$row" &
         done
     done
+    wait
 }
 
 run_reference() {

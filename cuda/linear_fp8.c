@@ -138,15 +138,38 @@ static int run(CvCuda *cuda, const CvLinear *a)
     return err == CAUSVID_ERR(ENOSYS) ? run_parts(cuda, a) : err;
 }
 
-/* To fp8, by way of bf16 in the second half of the scratch. */
+/* To fp8, by way of bf16 in all of the scratch: where it fits, one large product
+ * is more than what L2 would save (a block of causal 1.3B: 84 MB). ENOSYS: it
+ * does not fit, or the library does not do it. */
+static int run_narrow_whole(CvCuda *cuda, const CvLinear *a)
+{
+    const int64_t n = a->x->dim[0], o = a->out->dim[1];
+    const CvTensor y = CV_TENSOR(cuda->scratch, CV_BF16, n, o);
+    CvLinear whole = *a;
+    int err;
+
+    if (n > (int64_t)(cuda->scratch_bytes /
+                      ((size_t)o * cv_type_bytes(CV_BF16))))
+        return CAUSVID_ERR(ENOSYS);
+    whole.out       = &y;
+    whole.out_scale = NULL;
+    err = run_whole(cuda, &whole); /* needs no scratch: the bias is bf16 */
+    return err ? err : cv_cuda_narrow(cuda, a->out->data, a->out_scale->data,
+                                      y.data, n, o);
+}
+
+/* The same in pieces, in the second half of the scratch. */
 static int run_narrow(CvCuda *cuda, const CvLinear *a)
 {
     const int64_t n = a->x->dim[0], o = a->out->dim[1];
     const int64_t most = (int64_t)((CV_CUDA_SCRATCH - CV_CUDA_SUMS) /
                                    ((size_t)o * cv_type_bytes(CV_BF16)));
     const int64_t rows = cv_cuda_piece_rows(n, most);
-    int err = 0;
+    int err = run_narrow_whole(cuda, a);
 
+    if (err != CAUSVID_ERR(ENOSYS))
+        return err;
+    err = 0;
     for (int64_t row = 0; row < n && !err; row += rows) {
         const int64_t count = rows < n - row ? rows : n - row;
         const CvTensor x = cv_rows(a->x, row, count);

@@ -9,9 +9,10 @@
  * matrix. So the mean of the keys goes, factors make channels of both alike,
  * and a Hadamard matrix (FlashAttention-3's "incoherent processing") spreads
  * channels that stand out over all. What is left fits int8: a query has a scale
- * of its own, 64 keys share one. Of values the mean goes too, and is added to
- * results; 64 keys share a scale of values in e4m3. Means and factors come from
- * 256 tokens spread over all: every choice is exact, a near one good enough.
+ * of its own, 64 keys share one. Of values a mean that stands out goes too, and
+ * is added to results; 64 keys share a scale of values in e4m3. Means and
+ * factors come from 256 tokens spread over all: every choice is exact, a near one
+ * good enough.
  *
  * Everything lies as products want it in shared memory, so that tiles are
  * copied as they are: tokens in groups of 64, a group's queries or keys as 64
@@ -29,24 +30,31 @@ enum {
     CV8_DIM = 128,
     CV8_TOKENS = 64,                         /* of a group */
     CV8_BYTES = CV8_TOKENS * CV8_DIM,        /* of a group */
+    CV8_COLUMNS = CV8_DIM + 8,               /* of results: sums of weights */
+    CV8_VALUES = CV8_TOKENS * CV8_COLUMNS,   /* bytes of a group of values */
 };
 
-/* Of a group of 64 keys: factors of its keys and values, the latter as its
- * binary logarithm and 1 / it. */
+/* Sums of weights whose values' scale is 2^CV8_FAR times larger than usual. */
+#define CV8_FAR 17
+
+/* Of a group of 64 keys: the factor of its keys, and of its values the binary
+ * logarithm, an integer. */
 typedef struct Cv8Group {
-    float key, log_value, per_value, unused;
+    float key, value_log, unused[2];
 } Cv8Group;
 
 /* Of a head, by channel. */
 typedef struct Cv8Channels {
     float query[CV8_DIM], key[CV8_DIM]; /* multiplied with */
-    float key_mean[CV8_DIM], value_mean[CV8_DIM];
+    float key_mean[CV8_DIM];            /* multiplied already */
+    float value_mean[CV8_DIM];
+    float value_unit, unused[3]; /* of sums of weights: a power of two */
 } Cv8Channels;
 
 /* Heads [head, head + heads) of an attention. */
 typedef struct Cv8 {
     Cv8Channels *channels; /* of all heads */
-    uint8_t *q, *k, *v;    /* [heads, groups, CV8_BYTES] */
+    uint8_t *q, *k, *v;    /* [heads, groups, CV8_BYTES; v: CV8_VALUES] */
     float *q_factor;       /* [heads, q_groups * 64]: from products with keys of
                             * a group to scores in base 2, less Cv8Group.key */
     Cv8Group *groups;      /* [heads, k_groups] */

@@ -3,17 +3,16 @@
  *
  * SPDX-License-Identifier: BSD-2-Clause
  *
- * A block takes 64 tokens of a head; blocks at work at a time take the same
- * tokens of all heads, which lie side by side. 8 lanes have a query or a key, 16
- * channels each: four stages of the Hadamard transform stay in a lane, three go
- * through shuffles. A thread takes 4 values of 8 channels, so that it has whole
- * words of the transposed, which go through shared memory to be written 16
- * bytes at a time.
+ * Blocks at work at a time take the same tokens of all heads, which lie side by
+ * side. A warp has 16 queries or keys: the Hadamard matrix of 128 is one of 16,
+ * by mma.sync, times one of 8, by additions in a lane. A thread takes 4 values of
+ * 8 channels, so that it has whole words of the transposed, which go through
+ * shared memory to be written 16 bytes at a time.
  *
- * Bound by bytes, of which it reads two and writes one an element. Predicted on
- * an H200: 14B (32,760 tokens, 40 heads): 1.5 GB, 0.40 ms beside 20 of
- * attention; causal 1.3B (4,680 queries, 18,720 keys, 12 heads): 0.19 GB, 50 us
- * beside 480, and 4 us for the channels.
+ * It reads two bytes and writes one an element. Measured on an H200: 14B (32,760
+ * tokens, 40 heads): 1.5 GB, 0.64 ms (predicted: 0.40); causal 1.3B (4,680
+ * queries, 18,720 keys, 12 heads): 0.19 GB, 0.10 ms, the channels included
+ * (predicted: 0.054). With shuffles instead of mma.sync it took the same.
  */
 #include "attention8.cuh"
 #include "hopper8.cuh"
@@ -22,9 +21,7 @@
 enum {
     THREADS = 256,
     WARPS = THREADS / CV_WARP,
-    LANES = 8,             /* of a query or key */
-    EACH = CV8_DIM / LANES,
-    STEPS = CV8_TOKENS * LANES / THREADS,
+    ROW_WARPS = CV8_TOKENS / 16, /* that have a group of queries or keys */
     SAMPLES = 256,         /* tokens that channels are known by */
     SAMPLERS = 512,        /* threads */
     SPAN = 8,              /* channels of such a thread, and of one of values */
@@ -34,10 +31,67 @@ enum {
 /* What a channel's factor is kept in. */
 #define LARGEST 1024.0f
 
-static_assert(STEPS * THREADS == CV8_TOKENS * LANES, "whole steps");
+static_assert(WARPS == 2 * ROW_WARPS, "two groups");
 static_assert(SPAN * 16 == CV8_DIM, "16 threads have a token");
 
 #if CV_HOPPER_CODE
+
+/* ---- numbers ---- */
+
+/* The larger of two absolute values' bits: NaN is above all. */
+static __device__ __forceinline__ uint32_t larger(uint32_t bits, float x)
+{
+    return max(bits, __float_as_uint(x) & 0x7fffffffu);
+}
+
+/* The largest of `lanes` lanes. */
+template <int lanes>
+static __device__ __forceinline__ uint32_t lanes_max(uint32_t bits)
+{
+#pragma unroll
+    for (int i = 1; i < lanes; i *= 2)
+        bits = max(bits, __shfl_xor_sync(0xffffffffu, bits, i));
+    return bits;
+}
+
+static __device__ __forceinline__ uint32_t block_max(uint32_t bits,
+                                                     uint32_t *parts)
+{
+    bits = lanes_max<CV_WARP>(bits);
+    if (threadIdx.x % CV_WARP == 0)
+        parts[threadIdx.x / CV_WARP] = bits;
+    __syncthreads();
+    return lanes_max<WARPS>(parts[threadIdx.x % WARPS]);
+}
+
+/* The factor that the largest, by its bits, is `top` times. */
+static __device__ __forceinline__ float unit(uint32_t bits, float top,
+                                             float least)
+{
+    float largest = __uint_as_float(bits);
+
+    return largest < least * top ? least : largest / top;
+}
+
+/* The least n for which 2^n times 448 is not below x >= 0. */
+static __device__ __forceinline__ int log_unit(float x)
+{
+    const uint32_t bits = __float_as_uint(x / 448);
+
+    return (int)(bits >> 23) - 127 + ((bits & 0x7fffff) != 0);
+}
+
+/* 2^n. */
+static __device__ __forceinline__ float power(int n)
+{
+    return __uint_as_float((uint32_t)(n + 127) << 23);
+}
+
+/* 2^n in e4m3, -9 <= n <= 8. */
+static __device__ __forceinline__ uint32_t power_e4m3(int n)
+{
+    return n < -6 ? 1u << (n + 9) : (uint32_t)(n + 7) << 3;
+}
 
 /* ---- channels ---- */
 
@@ -95,6 +149,7 @@ attention8_channels_kernel(CvAttend a, Cv8Channels *channels)
 {
 #if CV_HOPPER_CODE
     __shared__ float rows[SAMPLERS / CV_WARP][CV8_DIM];
+    __shared__ uint32_t parts[SAMPLERS / CV_WARP];
     const int head = (int)blockIdx.x, channel = (int)threadIdx.x;
     const int row = (int)threadIdx.x / 16;
     const int64_t step = (int64_t)a.heads * CV8_DIM;
@@ -107,8 +162,17 @@ attention8_channels_kernel(CvAttend a, Cv8Channels *channels)
     if (blockIdx.y == 1) {
         sample(sum, square, (const cv_bf16 *)a.v + at, step, a.m, row);
         mean = add_rows(rows, sum) / keys;
+        spread = add_rows(rows, square) / keys - mean * mean;
+        /* A mean of what has none would be most of a result, and have the error
+         * of sums of weights. */
+        if (a.m > SAMPLES && mean * mean * SAMPLES < 16 * spread)
+            mean = 0;
         if (channel < CV8_DIM)
             to->value_mean[channel] = mean;
+        /* The largest are some four standard deviations of a channel. */
+        size = 4 * sqrtf(__uint_as_float(block_max(larger(0, spread), parts)));
+        if (channel == 0)
+            to->value_unit = power(max(min(log_unit(size), 90), -60));
         return;
     }
     sample(sum, square, (const cv_bf16 *)a.k + at, step, a.m, row);
@@ -123,7 +187,7 @@ attention8_channels_kernel(CvAttend a, Cv8Channels *channels)
     if (channel < CV8_DIM) {
         to->query[channel] = factor;
         to->key[channel] = 1 / factor;
-        to->key_mean[channel] = mean;
+        to->key_mean[channel] = mean / factor;
     }
 #else
     (void)a;
@@ -131,71 +195,68 @@ attention8_channels_kernel(CvAttend a, Cv8Channels *channels)
 #endif
 }
 
-/* ---- numbers ---- */
+/* ---- queries and keys ---- */
 
 #if CV_HOPPER_CODE
 
-/* The larger of two absolute values' bits: NaN is above all. */
-static __device__ __forceinline__ uint32_t larger(uint32_t bits, float x)
+/* The lane's part of the symmetric Hadamard matrix of 16, columns `first` on,
+ * as the right operand of a product: 1 or -1. */
+static __device__ __forceinline__ void hadamard(uint32_t (&b)[2], int first)
 {
-    return max(bits, __float_as_uint(x) & 0x7fffffffu);
-}
-
-/* The largest of `lanes` lanes. */
-template <int lanes>
-static __device__ __forceinline__ uint32_t lanes_max(uint32_t bits)
-{
-#pragma unroll
-    for (int i = 1; i < lanes; i *= 2)
-        bits = max(bits, __shfl_xor_sync(0xffffffffu, bits, i));
-    return bits;
-}
-
-static __device__ __forceinline__ uint32_t block_max(uint32_t bits,
-                                                     uint32_t *parts)
-{
-    bits = lanes_max<CV_WARP>(bits);
-    if (threadIdx.x % CV_WARP == 0)
-        parts[threadIdx.x / CV_WARP] = bits;
-    __syncthreads();
-    return lanes_max<WARPS>(parts[threadIdx.x % WARPS]);
-}
-
-/* The factor that the largest, by its bits, is `top` times. */
-static __device__ __forceinline__ float unit(uint32_t bits, float top,
-                                             float least)
-{
-    float largest = __uint_as_float(bits);
-
-    return largest < least * top ? least : largest / top;
-}
-
-/* x times the symmetric Hadamard matrix of 128, without its 1 / sqrt(128). */
-static __device__ __forceinline__ void turn(float (&x)[EACH])
-{
-#pragma unroll
-    for (int i = 1; i < EACH; i *= 2)
-#pragma unroll
-        for (int j = 0; j < EACH; j++)
-            if (!(j & i)) {
-                float low = x[j], high = x[j | i];
-
-                x[j] = low + high;
-                x[j | i] = low - high;
-            }
-#pragma unroll
-    for (int i = 1; i < LANES; i *= 2) {
-        const float sign = threadIdx.x & i ? -1.0f : 1.0f;
+    const int lane = (int)threadIdx.x % CV_WARP, column = first + lane / 4;
 
 #pragma unroll
-        for (int j = 0; j < EACH; j++)
-            x[j] = sign * x[j] + __shfl_xor_sync(0xffffffffu, x[j], i);
+    for (int i = 0; i < 2; i++) {
+        const int row = i * 8 + lane % 4 * 2;
+
+        b[i] = 0x3f803f80u | (__popc(row & column) & 1) << 15 |
+               (uint32_t)(__popc((row + 1) & column) & 1) << 31;
     }
 }
 
+/* 16 rows, of which the lane has rows lane / 4 and that + 8, times a symmetric
+ * Hadamard matrix of 128: of 16 in products, of 8 in sums. Which channel is
+ * which row of the matrix does not matter, as long as it is one for queries and
+ * keys. x: of each row 32 channels, two to a word; y: [row][32]. */
+static __device__ __forceinline__ void turn(float (&y)[2][32],
+                                            const uint32_t (&x)[2][16])
+{
+    uint32_t b[2][2];
+
+    hadamard(b[0], 0);
+    hadamard(b[1], 8);
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        const uint32_t a[4] = { x[0][2 * i], x[1][2 * i], x[0][2 * i + 1],
+                                x[1][2 * i + 1] };
+
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+            float d[4] = { 0, 0, 0, 0 };
+
+            cv_mma_bf16(d, a, b[j][0], b[j][1]);
+#pragma unroll
+            for (int k = 0; k < 4; k++)
+                y[k / 2][i * 4 + j * 2 + k % 2] = d[k];
+        }
+    }
+#pragma unroll
+    for (int i = 4; i < 32; i *= 2)
+#pragma unroll
+        for (int j = 0; j < 32; j++)
+            if (!(j & i)) {
+#pragma unroll
+                for (int h = 0; h < 2; h++) {
+                    float low = y[h][j], high = y[h][j | i];
+
+                    y[h][j] = low + high;
+                    y[h][j | i] = low - high;
+                }
+            }
+}
+
 /* Integers, of at most 127, of 16 numbers. */
-static __device__ __forceinline__ uint4 to_bytes(const float (&x)[EACH],
-                                                 float per)
+static __device__ __forceinline__ uint4 to_bytes(const float *x, float per)
 {
     uint32_t word[4];
 
@@ -213,81 +274,103 @@ static __device__ __forceinline__ uint4 to_bytes(const float (&x)[EACH],
     return make_uint4(word[0], word[1], word[2], word[3]);
 }
 
-/* The queries or keys of a group. mean: of keys. */
+/* The queries or keys of two groups, the second of which may be none. A warp
+ * has 16 of them, a lane chunks lane % 4 + 0, 4, 8 and 12 of two. */
 template <bool is_key>
 static __device__ __forceinline__ void quantise_rows(const CvAttend &a,
                                                      const Cv8 &to, int head,
-                                                     int group,
-                                                     uint32_t *parts)
+                                                     int pair, uint32_t *parts)
 {
-    const int part = (int)threadIdx.x % LANES;
-    const int row = (int)threadIdx.x / LANES;
+    const int lane = (int)threadIdx.x % CV_WARP;
+    const int warp = (int)threadIdx.x / CV_WARP;
     const int tokens = is_key ? a.m : a.n;
     const int groups = is_key ? to.k_groups : to.q_groups;
+    const int group = pair * 2 + warp / ROW_WARPS;
+    const int row = warp % ROW_WARPS * 16 + lane / 4;
     const int64_t place = (int64_t)head * groups + group;
     const Cv8Channels *channels = &to.channels[to.head + head];
     const int64_t step = (int64_t)a.heads * CV8_DIM;
     const cv_bf16 *from = (const cv_bf16 *)(is_key ? a.k : a.q) +
-                          (int64_t)(to.head + head) * CV8_DIM + part * EACH;
+                          (int64_t)(to.head + head) * CV8_DIM;
     uint8_t *image = (is_key ? to.k : to.q) + place * CV8_BYTES;
-    float x[STEPS][EACH], factor[EACH], mean[EACH], scale[STEPS];
-    uint32_t largest[STEPS];
+    uint32_t x[2][16], largest[2];
+    bool valid[2];
+    float y[2][32];
+    uint4 raw[2][4];
 
 #pragma unroll
-    for (int s = 0; s < STEPS; s++) {
-        int token = group * CV8_TOKENS + s * (THREADS / LANES) + row;
+    for (int h = 0; h < 2; h++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const int64_t token = (int64_t)group * CV8_TOKENS + row + h * 8;
 
-#pragma unroll
-        for (int j = 0; j < EACH; j++)
-            x[s][j] = 0;
-        if (token < tokens)
-            cv_load_n<EACH>(x[s], from + token * step);
-    }
-    cv_load_n<EACH>(factor, (is_key ? channels->key : channels->query) +
-                    part * EACH);
-    cv_load_n<EACH>(mean, channels->key_mean + part * EACH);
-#pragma unroll
-    for (int s = 0; s < STEPS; s++) {
-        int token = group * CV8_TOKENS + s * (THREADS / LANES) + row;
-
-#pragma unroll
-        for (int j = 0; j < EACH; j++) {
-            if (is_key && token < tokens)
-                x[s][j] -= mean[j];
-            x[s][j] *= factor[j];
+            raw[h][i] = make_uint4(0, 0, 0, 0);
+            if (token < tokens)
+                raw[h][i] = *(const uint4 *)(from + token * step +
+                                             (lane % 4 + i * 4) * 8);
         }
-        turn(x[s]);
-        largest[s] = 0;
 #pragma unroll
-        for (int j = 0; j < EACH; j++)
-            largest[s] = larger(largest[s], x[s][j]);
+    for (int i = 0; i < 4; i++) {
+        const int channel = (lane % 4 + i * 4) * 8;
+        float factor[8], mean[8], v[8];
+
+        cv_load_n<8>(factor, (is_key ? channels->key : channels->query) +
+                     channel);
+        if (is_key)
+            cv_load_n<8>(mean, channels->key_mean + channel);
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            cv_unpack<cv_bf16>(v, raw[h][i]);
+#pragma unroll
+            for (int j = 0; j < 8; j++)
+                v[j] = is_key ? v[j] * factor[j] - mean[j] : v[j] * factor[j];
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+                x[h][i * 4 + j] = cv_pack_pair(v[2 * j], v[2 * j + 1]);
+        }
+    }
+    turn(y, x);
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        float most = 0;
+
+#pragma unroll
+        for (int j = 0; j < 32; j++)
+            most = fmaxf(most, fabsf(y[h][j]));
+        /* What is no number is in all sums of a row. */
+        largest[h] = larger(__float_as_uint(most), y[h][0]);
+        valid[h] = group * CV8_TOKENS + row + h * 8 < tokens;
+        largest[h] = valid[h] ? largest[h] : 0;
     }
     if (is_key) {
-        uint32_t all = largest[0];
-
-#pragma unroll
-        for (int s = 1; s < STEPS; s++)
-            all = max(all, largest[s]);
-        scale[0] = unit(block_max(all, parts), 127, 0x1p-100f);
-#pragma unroll
-        for (int s = 1; s < STEPS; s++)
-            scale[s] = scale[0];
-        if (threadIdx.x == 0)
-            to.groups[place].key = scale[0];
+        largest[0] = lanes_max<CV_WARP>(max(largest[0], largest[1]));
+        if (lane == 0)
+            parts[warp] = largest[0];
+        __syncthreads();
+        largest[0] = lanes_max<ROW_WARPS>(
+            parts[warp / ROW_WARPS * ROW_WARPS + lane % ROW_WARPS]);
+        largest[1] = largest[0];
     }
+    if (group >= groups)
+        return;
 #pragma unroll
-    for (int s = 0; s < STEPS; s++) {
-        int at = s * (THREADS / LANES) + row;
+    for (int h = 0; h < 2; h++) {
+        const int at = row + h * 8;
+        const float scale = unit(is_key ? largest[h]
+                                        : lanes_max<4>(largest[h]),
+                                 127, 0x1p-100f);
 
-        if (!is_key) {
-            scale[s] = unit(lanes_max<LANES>(largest[s]), 127, 0x1p-100f);
-            /* The matrix times itself is 128. */
-            if (part == 0)
-                to.q_factor[place * CV8_TOKENS + at] =
-                    scale[s] * (a.scale * (1.44269504088896340736f / CV8_DIM));
-        }
-        *(uint4 *)(image + at * CV8_DIM + ((part ^ (at & 7)) << 4)) =
-            to_bytes(x[s], 1 / scale[s]);
+        if (is_key && threadIdx.x % (ROW_WARPS * CV_WARP) == 0)
+            to.groups[place].key = scale;
+        /* The matrix times itself is 128. */
+        if (!is_key && lane % 4 == 0)
+            to.q_factor[place * CV8_TOKENS + at] =
+                scale * (a.scale * (1.44269504088896340736f / CV8_DIM));
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+            *(uint4 *)(image + at * CV8_DIM +
+                       (((lane % 4 + 4 * i) ^ (at & 7)) << 4)) =
+                to_bytes(y[h] + 16 * i, valid[h] ? 1 / scale : 0);
     }
 }
 
@@ -309,9 +392,11 @@ static __device__ __forceinline__ void quantise_values(const CvAttend &a,
     const cv_bf16 *from = (const cv_bf16 *)a.v +
                           (int64_t)(to.head + head) * CV8_DIM + span * SPAN;
     uint8_t *stage = staged + span * (SPAN * CV8_TOKENS + VALUE_PAD);
-    uint4 *image = (uint4 *)(to.v + place * CV8_BYTES);
+    const int usual = log_unit(448 * channels->value_unit);
+    uint4 *image = (uint4 *)(to.v + place * CV8_VALUES);
     uint32_t largest = 0;
-    float x[4][SPAN], mean[SPAN], scale, per;
+    float x[4][SPAN], mean[SPAN], per;
+    int scale;
 
 #pragma unroll
     for (int i = 0; i < 4; i++) {
@@ -332,13 +417,23 @@ static __device__ __forceinline__ void quantise_values(const CvAttend &a,
                 x[i][j] -= mean[j];
             largest = larger(largest, x[i][j]);
         }
-    /* Weights take the scale on: were it 0 for a group, the logarithm would be
-     * none. */
-    scale = unit(block_max(largest, parts), 448, 0x1p-60f);
-    per = 1 / scale;
-    if (threadIdx.x == 0) {
-        to.groups[place].log_value = log2f(scale);
-        to.groups[place].per_value = per;
+    largest = block_max(largest, parts);
+    scale = log_unit(__uint_as_float(largest));
+    scale = max(min(scale, usual + 9 + CV8_FAR), usual - 8);
+    per = largest < 0x7f800000u ? power(-scale) : __uint_as_float(0x7fc00000u);
+    if (threadIdx.x == 0)
+        to.groups[place].value_log = (float)scale;
+    /* What weights are summed by, since they take the scale on: in columns of
+     * even numbers, or, where e4m3 does not reach, in the others; four of them
+     * have every fourth key each. */
+    if (threadIdx.x < CV8_VALUES / 16 - CV8_BYTES / 16) {
+        const int near = usual - scale, far = near + CV8_FAR;
+        const int is_far = near < -9, row = (int)threadIdx.x / 4;
+        uint32_t v = 0;
+
+        if (is_far == row % 2)
+            v = power_e4m3(is_far ? far : near) << row / 2 * 8;
+        image[CV8_BYTES / 16 + threadIdx.x] = make_uint4(v, v, v, v);
     }
 #pragma unroll
     for (int j = 0; j < SPAN; j++)
@@ -359,7 +454,7 @@ static __device__ __forceinline__ void quantise_values(const CvAttend &a,
 
 #endif /* CV_HOPPER_CODE */
 
-static __global__ void __launch_bounds__(THREADS, 4)
+static __global__ void __launch_bounds__(THREADS, 2)
 attention8_quantise_kernel(CvAttend a, Cv8 to)
 {
 #if CV_HOPPER_CODE
@@ -367,14 +462,15 @@ attention8_quantise_kernel(CvAttend a, Cv8 to)
         staged[CV8_BYTES + CV8_DIM / SPAN * VALUE_PAD];
     __shared__ uint32_t parts[WARPS];
     const int head = (int)(blockIdx.x % to.heads);
+    const int keys = (to.k_groups + 1) / 2;
     const int group = (int)(blockIdx.x / to.heads);
 
-    if (group < to.k_groups)
+    if (group < keys)
         quantise_rows<true>(a, to, head, group, parts);
-    else if (group < 2 * to.k_groups)
-        quantise_values(a, to, head, group - to.k_groups, staged, parts);
+    else if (group < keys + to.k_groups)
+        quantise_values(a, to, head, group - keys, staged, parts);
     else
-        quantise_rows<false>(a, to, head, group - 2 * to.k_groups, parts);
+        quantise_rows<false>(a, to, head, group - keys - to.k_groups, parts);
 #else
     (void)a;
     (void)to;
@@ -390,8 +486,9 @@ int cv_cuda_attention8_channels(CvCuda *cuda, const CvAttend *a,
 
 int cv_cuda_attention8_quantise(CvCuda *cuda, const CvAttend *a, const Cv8 *to)
 {
-    unsigned blocks = (unsigned)(2 * to->k_groups + to->q_groups) *
-                      (unsigned)to->heads;
+    /* Queries' groups are even in number. */
+    unsigned blocks = (unsigned)((to->k_groups + 1) / 2 + to->k_groups +
+                                 to->q_groups / 2) * (unsigned)to->heads;
 
     return CV_LAUNCH(cuda, cuda->stream, attention8_quantise_kernel, blocks,
                      THREADS, 0, *a, *to);

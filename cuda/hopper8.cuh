@@ -78,22 +78,24 @@ static __device__ __forceinline__ void cv_wgmma_s8_n192(int d[96], uint64_t a,
         : "l"(a), "l"(b), "r"(add));
 }
 
-/* d[64, 128] += a[64, 32] b[128, 32]^T, e4m3, float32 sums of which the
+/* d[64, 136] += a[64, 32] b[136, 32]^T, e4m3, float32 sums of which the
  * hardware keeps some 14 bits. With g = lane / 4 and c = lane % 4: a[0]: row
  * g, columns 4c to 4c + 3, the first lowest; a[1]: row g + 8; a[2]: row g,
  * columns 16 on; a[3]: row g + 8 of these. */
 static __device__ __forceinline__ void
-cv_wgmma_e4m3_n128_r(float d[64], const uint32_t a[4], uint64_t b)
+cv_wgmma_e4m3_n136_r(float d[68], const uint32_t a[4], uint64_t b)
 {
     asm volatile(
         "{\n"
         ".reg .pred p;\n"
         "setp.eq.b32 p, 0, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n128k32.f32.e4m3.e4m3 "
-        "{" CV_R64 "}, {%64, %65, %66, %67}, %68, p, 1, 1;\n"
+        "wgmma.mma_async.sync.aligned.m64n136k32.f32.e4m3.e4m3 "
+        "{" CV_R64 ", %64, %65, %66, %67}, {%68, %69, %70, %71}, %72, p, 1, "
+        "1;\n"
         "}\n"
         : CV_F8(d, 0), CV_F8(d, 8), CV_F8(d, 16), CV_F8(d, 24), CV_F8(d, 32),
-          CV_F8(d, 40), CV_F8(d, 48), CV_F8(d, 56)
+          CV_F8(d, 40), CV_F8(d, 48), CV_F8(d, 56), "+f"(d[64]), "+f"(d[65]),
+          "+f"(d[66]), "+f"(d[67])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 

@@ -158,7 +158,7 @@ static inline void emulator_gather_a8(void **lanes, uint32_t)
                    32);
 }
 
-static inline void cv_wgmma_e4m3_n128_r(float d[64], const uint32_t a[4],
+static inline void cv_wgmma_e4m3_n136_r(float d[68], const uint32_t a[4],
                                         uint64_t b, EMULATOR_HERE)
 {
     EmulatorOperand8 registers;
@@ -171,7 +171,7 @@ static inline void cv_wgmma_e4m3_n128_r(float d[64], const uint32_t a[4],
     w.add = 1;
     w.b_operand = b;
     w.finish = emulator_finish_e4m3;
-    emulator_issue(d, 128, w);
+    emulator_issue(d, 136, w);
 }
 
 static inline uint32_t emulator_to_e4m3(float x)
@@ -184,6 +184,8 @@ static inline uint32_t emulator_to_e4m3(float x)
         return 0x7f;
     if (a >= 448)
         return sign | 0x7e;
+    if (a == 0)
+        return sign;
     frexp(a, &exponent);
     exponent = exponent < -5 ? -5 : exponent;
     step = ldexp(1, exponent - 4);

@@ -69,7 +69,8 @@ static double number(Env *e, Kind kind, int which, int64_t token, int64_t d)
     case ROWS:
         return token % 97 == 5 && which ? (which == 1 ? 8 : 1000) * x : x;
     case REGIONS:
-        return which == 0 ? x + 0.5 : x + (which + 1) * (token % 2 ? 0.5 : -0.5);
+        return which == 0 ? x + 0.5
+                          : x + (which + 1) * (token % 2 ? 0.5 : -0.5);
     case EQUAL:
         return which ? cos((double)d) : x;
     default:
@@ -171,5 +172,6 @@ void test_attention8(Env *e)
     /* So many that the sums of tensor cores would not do. (The emulated GPU has
      * four multiprocessors and does not share these out.) */
     attention8_case(e, REGIONS, 100, 5000, 4);
+    attention8_case(e, NORMAL, 4, 9000, 4);
     e->aligned = 0;
 }

@@ -413,7 +413,7 @@ int cv_cuda_conv3d(CvBackend *b, const CvConv3d *args)
                      : conv_bf16(cuda, &a, vectors);
     if (!err && args->norm && !a.norm)
         err = cv_cuda_norm_silu(b, args->norm, out, args->gamma, 1);
-    if (err || !a.p || args->forget)
+    if (err || !a.p)
         return err;
     return keep_history(cuda, args);
 }

@@ -112,8 +112,7 @@ typedef struct CvQkNormRope {
  * x: A [t, h, w, c]. weight: W [o, kt, kh, kw, c]. bias: float32 [o] or NULL.
  * history: A [p, h, w, c], the p frames before x (zeros at the start of a
  * video), or NULL for p = 0. The input is history followed by x: p + t frames;
- * afterwards history holds its last p frames, or with `forget` is left as it
- * is: for a caller that takes x itself for it, where t = p.
+ * afterwards history holds its last p frames.
  * stride_t, stride_s: steps in time and in space.
  * pad_top/left/bottom/right: zeros around each frame.
  * up: 1: as it is; 2: each frame is first doubled by repeating pixels.
@@ -135,7 +134,7 @@ typedef struct CvConv3d {
     const CvTensor *norm, *gamma;
     int stride_t, stride_s, up;
     int pad_top, pad_left, pad_bottom, pad_right;
-    int relu, forget;
+    int relu;
 } CvConv3d;
 
 /* One term of a linear combination. */

@@ -296,7 +296,7 @@ int cv_cpu_conv3d(CvBackend *b, const CvConv3d *a)
                        (long long)c.kw);
     cv_cpu_run(c.cpu, c.to * c.row_blocks * c.col_blocks * c.groups, 1,
                conv_job, &c);
-    if (c.p && !a->forget)
+    if (c.p)
         keep_history(&c, a->history->data);
     return a->norm ? cv_cpu_norm_silu(b, a->norm, out, a->gamma, 1) : 0;
 }

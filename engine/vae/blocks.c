@@ -18,58 +18,20 @@ int cv_vae_take(CvRun *run, CvTensor *x, int64_t t, int64_t h, int64_t w,
     return cv_arena_tensor(run->arena, x);
 }
 
-/* The spare tensor that x is, if it can be the history next time. */
-static CvTensor *find_spare(CvVaeState *state, const CvTensor *x,
-                            const CvTensor *history)
-{
-    CvTensor *spare = cv_vae_spare(state, x->dim[0], x->dim[1], x->dim[2],
-                                   x->dim[3]);
-
-    if (!spare || !cv_same_shape(x, history))
-        return NULL;
-    for (int i = 0; i < 2; i++)
-        if (spare[i].data == x->data)
-            return &spare[i];
-    return NULL;
-}
-
-/* Take an input of a convolution over time, of c channels and else like `like`:
- * one of the two spare tensors, or scratch. */
-static int take_input(CvRun *run, CvVaeState *state, CvTensor *x, int which,
-                      const CvTensor *like, int64_t c)
-{
-    const int64_t *dim = like->dim;
-    CvTensor *spare = cv_vae_spare(state, dim[0], dim[1], dim[2], c);
-
-    if (!spare)
-        return cv_vae_take(run, x, dim[0], dim[1], dim[2], c);
-    *x = cv_rows(&spare[which], 0, dim[0]);
-    return 0;
-}
-
 int cv_vae_conv(CvRun *run, CvVaeState *state, const CvVaeConv *conv,
-                const CvTensor *out, CvTensor *x, const CvTensor *add,
+                const CvTensor *out, const CvTensor *x, const CvTensor *add,
                 const CvTensor *norm, const CvTensor *gamma)
 {
-    CvTensor *history = conv->slot < 0 ? NULL : &state->history[conv->slot];
-    CvTensor *spare = history ? find_spare(state, x, history) : NULL;
     CvConv3d a = {
         .out = out, .x = x, .weight = &conv->weight, .norm = norm,
         .gamma = gamma,
         .bias = conv->bias.data ? &conv->bias : NULL,
-        .history = history, .forget = spare != NULL, .add = add,
-        .relu = conv->relu, .stride_t = 1, .stride_s = 1, .up = 1,
+        .history = conv->slot < 0 ? NULL : &state->history[conv->slot],
+        .add = add, .relu = conv->relu, .stride_t = 1, .stride_s = 1, .up = 1,
         .pad_top = 1, .pad_left = 1, .pad_bottom = 1, .pad_right = 1,
     };
 
-    int err = cv_conv3d(run->backend, &a);
-
-    if (err < 0 || !spare)
-        return err;
-    spare->data = history->data;
-    history->data = x->data;
-    x->data = spare->data;
-    return 0;
+    return cv_conv3d(run->backend, &a);
 }
 
 int cv_vae_mix(CvRun *run, const CvVaeConv *conv, const CvTensor *out,
@@ -99,17 +61,17 @@ typedef struct Normed {
     size_t mark;           /* of the arena before x was taken */
 } Normed;
 
-static int take_normed(CvRun *run, CvVaeState *state, Normed *n,
-                       const CvTensor *x)
+static int take_normed(CvRun *run, Normed *n, const CvTensor *x)
 {
     n->mark = cv_arena_mark(run->arena);
-    return take_input(run, state, &n->x, 0, x, x->dim[3]);
+    return cv_vae_take(run, &n->x, x->dim[0], x->dim[1], x->dim[2],
+                       x->dim[3]);
 }
 
 /* The first half of a residual block: what its second convolution is added to
  * in *out, and the normed input of the first in *a. */
-static int begin_residual(CvRun *run, CvVaeState *state, const CvVaeStep *step,
-                          const CvTensor *x, CvTensor *out, Normed *a)
+static int begin_residual(CvRun *run, const CvVaeStep *step, const CvTensor *x,
+                          CvTensor *out, Normed *a)
 {
     int err;
 
@@ -117,7 +79,7 @@ static int begin_residual(CvRun *run, CvVaeState *state, const CvVaeStep *step,
     if (step->in == step->out) {
         if (a->x.data)
             return 0;
-        err = take_normed(run, state, a, x);
+        err = take_normed(run, a, x);
         return err < 0 ? err : cv_norm_silu(run->backend, &a->x, x,
                                             &step->gamma[0], 1);
     }
@@ -146,22 +108,21 @@ static int residual(CvRun *run, CvVaeState *state, const CvVaeStep *step,
     size_t mark;
     int err;
 
-    err = begin_residual(run, state, step, x, &out, a);
+    err = begin_residual(run, step, x, &out, a);
     if (err < 0)
         return err;
-    if (step->in != step->out && gamma &&
-        (err = take_normed(run, state, &next, &out)) < 0)
+    if (step->in == step->out)
+        next = *a; /* which the first convolution is the last to read */
+    else if (gamma && (err = take_normed(run, &next, &out)) < 0)
         return err;
     mark = cv_arena_mark(run->arena);
-    err = take_input(run, state, &c, 1, x, step->out);
+    err = cv_vae_take(run, &c, x->dim[0], x->dim[1], x->dim[2], step->out);
     if (err < 0)
         return err;
     err = cv_vae_conv(run, state, &step->conv[0], NULL, &a->x, NULL, &c,
                       &step->gamma[1]);
     if (err < 0)
         return err;
-    if (step->in == step->out)
-        next = *a; /* which nobody needs any more */
     err = cv_vae_conv(run, state, &step->conv[1], a->only ? NULL : &out, &c,
                       &out, gamma ? &next.x : NULL, gamma);
     if (err < 0)
@@ -243,7 +204,7 @@ static int upsample(CvRun *run, CvVaeState *state, const CvVaeStep *step,
     int err;
 
     err = cv_vae_take(run, &out, twice ? 2 * t : t, 2 * h, 2 * w, step->out);
-    if (err < 0 || (a->gamma && (err = take_normed(run, state, a, &out)) < 0))
+    if (err < 0 || (a->gamma && (err = take_normed(run, a, &out)) < 0))
         return err;
     mark = cv_arena_mark(run->arena);
     if (twice) {

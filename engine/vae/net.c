@@ -212,7 +212,7 @@ static int load_resample(CvLoader *loader, CvVaeNet *net, CvVaeStep *step,
 /* Count the resamplers and find where the pieces begin or end. */
 static int measure(CvVaeNet *net, CvLoader *loader)
 {
-    int n = 0, outer = 0, timed = 0;
+    int n = 0, outer = 0;
 
     net->scale = net->time_scale = 1;
     for (int i = 0; i < net->n_steps; i++) {
@@ -228,13 +228,12 @@ static int measure(CvVaeNet *net, CvLoader *loader)
         net->scale *= 2;
         if (step->has_time)
             net->time_scale *= 2;
-        /* All that does not change the number of frames any more, or yet, runs
-         * in pieces. */
-        if (net->up && (step->has_time || !timed))
+        /* The resampler next to the largest frames runs in pieces too, unless
+         * it changes the number of frames. */
+        if (net->up)
             outer = step->has_time ? i + 1 : i;
-        else if (!net->up && !timed && (step->has_time || n == 1))
+        else if (n == 1)
             outer = step->has_time ? i : i + 1;
-        timed |= step->has_time;
     }
     net->split = outer;
     return 0;

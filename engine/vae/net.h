@@ -27,7 +27,6 @@
 #define CV_VAE_MAX_WIDTH 16384   /* channels inside */
 #define CV_VAE_MAX_STEPS 256
 #define CV_VAE_MAX_RESAMPLERS 6
-#define CV_VAE_PAST 2            /* frames that most convolutions look back */
 
 typedef struct CvVaeConv {
     CvTensor weight; /* W [o, kt, kh, kw, c], or [o, c] where it is a linear */
@@ -67,7 +66,7 @@ typedef struct CvVaeNet {
     int n_slots;
     int scale, time_scale;
     int split; /* decoder: steps from here on run in pieces; encoder: steps
-                  before this one do. None of them changes time */
+                  before this one do */
 } CvVaeNet;
 
 struct CvVae {
@@ -91,11 +90,6 @@ struct CvVaeState {
     int piece;         /* frames at a time where the frames are largest */
     int64_t done;      /* latents decoded or encoded since the reset */
     CvTensor *history; /* A [frames, h, w, c], n_slots of them */
-    /* For the inputs of convolutions over time, CV_VAE_PAST frames, two of each
-     * shape. After such an input was used, it is the convolution's history,
-     * and the memory of that becomes spare: nothing is copied. */
-    CvTensor spare[CV_VAE_MAX_RESAMPLERS + 1][2];
-    int n_spare;
 };
 
 /* ---- net.c ---- */
@@ -111,12 +105,6 @@ void cv_vae_net_free(CvVaeNet *net);
 /* Load all tensors of a net (twice, as CvLoader wants it) and derive what
  * follows from them. `channels` of a latent. */
 int cv_vae_net_load(CvVaeNet *net, CvLoader *loader, int64_t channels);
-
-/* ---- state.c ---- */
-
-/* The spare tensors, two, for inputs of this shape; NULL: there are none. */
-CvTensor *cv_vae_spare(CvVaeState *state, int64_t t, int64_t h, int64_t w,
-                       int64_t c);
 
 /* ---- config.c ---- */
 
@@ -150,10 +138,9 @@ int cv_vae_take(CvRun *run, CvTensor *x, int64_t t, int64_t h, int64_t w,
                 int64_t c);
 
 /* out = a convolution of x (+ add) with a kernel of 3x3, padded in space; with
- * history in time where it keeps some. norm, gamma: as in CvConv3d, or NULL.
- * What x held is lost, and where it is one of the spare tensors it moves. */
+ * history in time where it keeps some. norm, gamma: as in CvConv3d, or NULL. */
 int cv_vae_conv(CvRun *run, CvVaeState *state, const CvVaeConv *conv,
-                const CvTensor *out, CvTensor *x, const CvTensor *add,
+                const CvTensor *out, const CvTensor *x, const CvTensor *add,
                 const CvTensor *norm, const CvTensor *gamma);
 
 /* out[.., o] = a 1x1x1 convolution of x[.., c] (+ add). */

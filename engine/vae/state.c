@@ -5,9 +5,7 @@
  *
  * A convolution's cache is its last kt - stride_t input frames: two, or one
  * for the encoder's time_conv and the tiny decoder. checkpoints.md 6.2, 6.3,
- * 6.6. Where two frames come at a time, as they do at all large sizes, they are
- * the next cache and change places with it: at 832x480 copying them would be
- * 3 % of the decoder's time on a GPU.
+ * 6.6.
  */
 #include "vae/net.h"
 
@@ -17,46 +15,15 @@
 #define MAX_SIDE 65536
 
 /* A tensor at the largest frames is kept below this where more than one frame
- * would exceed it: three such tensors are scratch. */
-#define PIECE_BYTES ((int64_t)384 << 20)
-
-CvTensor *cv_vae_spare(CvVaeState *state, int64_t t, int64_t h, int64_t w,
-                       int64_t c)
-{
-    for (int i = 0; i < state->n_spare; i++) {
-        const int64_t *dim = state->spare[i][0].dim;
-
-        if (t <= dim[0] && h == dim[1] && w == dim[2] && c == dim[3])
-            return state->spare[i];
-    }
-    return NULL;
-}
-
-/* Take them for a residual block that gives t frames at a time. */
-static int take_spare(CvVaeState *state, CvRun *run, int64_t t, int64_t h,
-                      int64_t w, int64_t c)
-{
-    const int most = sizeof(state->spare) / sizeof(state->spare[0]);
-
-    if (t != CV_VAE_PAST || state->n_spare == most ||
-        cv_vae_spare(state, t, h, w, c))
-        return 0;
-    for (int i = 0; i < 2; i++) {
-        int err = cv_vae_take(run, &state->spare[state->n_spare][i], t, h, w,
-                              c);
-
-        if (err < 0)
-            return err;
-    }
-    state->n_spare++;
-    return 0;
-}
+ * would exceed it. Frames that run together share the reading of weights and
+ * of each other as history, but three such tensors are scratch. */
+#define PIECE_BYTES ((int64_t)256 << 20)
 
 /* Caches of a stream of frames of h x w; shapes follow the chain. */
 static int take_history(CvVaeState *state, CvRun *run)
 {
     const CvVaeNet *net = state->net;
-    int64_t h = state->h, w = state->w, t = net->up ? 1 : state->piece;
+    int64_t h = state->h, w = state->w;
     int err;
 
 #define TAKE(conv, frames)                                                   \
@@ -72,35 +39,24 @@ static int take_history(CvVaeState *state, CvRun *run)
     for (int i = 0; i < net->n_steps; i++) {
         const CvVaeStep *step = &net->steps[i];
 
-        /* Of frames that run together. */
-        if (i == net->split)
-            t = !net->up ? net->time_scale : t < state->piece ? t
-                                                              : state->piece;
         if (step->kind == CV_VAE_RESIDUAL) {
             TAKE(step->conv[0], 2);
             TAKE(step->conv[1], 2);
-            err = take_spare(state, run, t, h, w, step->out);
-            if (err < 0)
-                return err;
         } else if (step->kind == CV_VAE_MEMORY) {
             TAKE(step->conv[0], 1);
         } else if (step->kind == CV_VAE_GROW) {
             h *= 2;
             w *= 2;
         } else if (step->kind == CV_VAE_RESAMPLE && net->up) {
-            if (step->has_time) {
+            if (step->has_time)
                 TAKE(step->conv[1], 2);
-                t *= 2;
-            }
             h *= 2;
             w *= 2;
         } else if (step->kind == CV_VAE_RESAMPLE) {
             h /= 2;
             w /= 2;
-            if (step->has_time) {
+            if (step->has_time)
                 TAKE(step->conv[1], 1);
-                t /= 2;
-            }
         }
     }
     if (!net->tiny)
@@ -109,15 +65,14 @@ static int take_history(CvVaeState *state, CvRun *run)
     return 0;
 }
 
-/* Frames at a time at the largest frames: as many as are history then, or one
- * for the sake of memory. The tiny decoder's last steps keep no history. */
+/* Frames at a time at the largest frames: all frames of a latent, or fewer
+ * for the sake of memory. */
 static int piece_frames(const CvVaeNet *net, CvRun *run, int64_t pixels)
 {
     int64_t width = net->up ? net->last.weight.dim[4]
                             : net->first.weight.dim[0];
     int64_t bytes;
-    int piece = net->tiny || net->time_scale < CV_VAE_PAST ? net->time_scale
-                                                           : CV_VAE_PAST;
+    int piece = net->time_scale;
 
     bytes = pixels * width * (int64_t)cv_type_bytes(run->backend->activation);
     while (piece > 1 && piece * bytes > PIECE_BYTES)

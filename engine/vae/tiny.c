@@ -171,9 +171,7 @@ static int convolve(CvRun *run, CvVaeState *state, const CvVaeConv *conv,
                     const CvTensor *out, const CvTensor *x,
                     const CvTensor *add)
 {
-    CvTensor in = *x; /* stays where it is: there are no spare tensors */
-
-    return cv_vae_conv(run, state, conv, out, &in, add, NULL, NULL);
+    return cv_vae_conv(run, state, conv, out, x, add, NULL, NULL);
 }
 
 /* relu(conv(relu(conv(relu(conv(past, x))))) + x) */

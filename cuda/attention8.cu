@@ -30,7 +30,8 @@
  * - The warpgroups do not take turns: that made nothing faster here.
  *
  * Registers of a thread: 96 scores, 24 of weights, 68 results. Shared memory:
- * 16 KB of queries, 2 tiles of 24 KB and 2 of 25.5 KB, 68 KB of results: 183 KB.
+ * 16 KB of queries, 2 tiles of 24 KB and 2 of 25.5 KB, 68 KB of results, 4 KB of
+ * scales: 187 KB.
  *
  * Heads go as many at a time as fit into scratch in 8 bits and make even waves
  * (12.9 MB each at 32,760 tokens).
@@ -67,14 +68,21 @@ enum {
     LEAST = 4,     /* tiles of keys in a part */
     PARTS = 12,    /* at most */
     ENOUGH = 1600, /* cv_cuda_attention8_pays() */
+    ROW = 128,     /* bytes of Scales that are written: groups, and zeros */
     OWN = 1,       /* named barrier of the first warpgroup that computes */
 };
+
+/* A tile's groups, as a row of 128 bytes that is the first of eight, which
+ * swizzling leaves as it is. */
+typedef struct __align__(1024) Scales {
+    Cv8Group groups[GROUPS];
+} Scales;
 
 typedef struct Tiles {
     uint8_t q[2 * CV8_BYTES];
     uint8_t k[PLACES][TILE], v[PLACES][VALUES];
     float4 kept[2][RESULTS / 4][WARPGROUP];
-    Cv8Group groups[SCALES][GROUPS];
+    Scales scales[SCALES];
     uint64_t q_full, k_full[PLACES], v_full[PLACES];
     uint64_t k_empty[PLACES], v_empty[PLACES];
     int seen[THREADS]; /* by nobody */
@@ -88,6 +96,7 @@ typedef struct Tiles {
 
 static_assert(QUERIES == 2 * CV8_TOKENS, "as queries are quantised");
 static_assert(TILE % 1024 == 0 && VALUES % 512 == 0, "aligned tiles");
+static_assert(sizeof(Cv8Group) * GROUPS <= ROW, "one row");
 
 /* Which block does what: the first `whole` take a tile of queries each with all
  * keys, `parts` at a time share one each of the others. */
@@ -126,9 +135,12 @@ static __device__ __forceinline__ Job find_job(const Plan &plan)
 }
 
 /* Tiles of keys come from the last to the first: so only the first step, which
- * holds no results yet, has keys past the end. */
-static __device__ __forceinline__ void load_all(Tiles *t, const Cv8 &x,
-                                                const Job &job)
+ * holds no results yet, has keys past the end. Groups, which threads read, are
+ * copied by a tensor map: racecheck takes other copies for writes of this
+ * thread, and does not know that k_full ends them. */
+static __device__ __forceinline__ void load_all(Tiles *t,
+                                                const CvTensorMap *scales,
+                                                const Cv8 &x, const Job &job)
 {
     const int tiles = job.end - job.begin;
     const int64_t first = (int64_t)job.head * x.k_groups;
@@ -142,9 +154,9 @@ static __device__ __forceinline__ void load_all(Tiles *t, const Cv8 &x,
         int64_t group = first + (job.end - 1 - i) * GROUPS;
 
         cv_mbarrier_wait(&t->k_empty[place], parity ^ 1);
-        cv_mbarrier_expect(&t->k_full[place], TILE + sizeof(t->groups[0]));
-        cv_bulk_load(t->groups[i % SCALES], x.groups + group,
-                     sizeof(t->groups[0]), &t->k_full[place]);
+        cv_mbarrier_expect(&t->k_full[place], TILE + ROW);
+        cv_tma_load(t->scales[i % SCALES].groups, scales, &t->k_full[place],
+                    0, (int)(group / GROUPS), 0);
         cv_bulk_load(t->k[place], x.k + group * CV8_BYTES, TILE,
                      &t->k_full[place]);
         cv_mbarrier_wait(&t->v_empty[place], parity ^ 1);
@@ -301,9 +313,12 @@ static __device__ __forceinline__ void hold_weights(uint32_t (&p)[SCORES / 4])
         asm volatile("" : "+r"(p[i])::"memory");
 }
 
-/* One arrival a warp: its lanes' products have read the tile. */
+/* One arrival a warp: its lanes' products have read the tile, and its lanes
+ * what they read of the tiles before. Without __syncwarp() one lane would speak
+ * for others that are not ordered before it. */
 static __device__ __forceinline__ void done_with(uint64_t *empty)
 {
+    __syncwarp();
     if (threadIdx.x % CV_WARP == 0)
         cv_mbarrier_arrive(empty);
 }
@@ -453,7 +468,7 @@ static __device__ __forceinline__ void compute(Tiles *t, const CvAttend &a,
     cv_wgmma_hold(s);
     done_with(&t->k_empty[0]);
     finish_keys(s, a.m - (job.end - 1) * KEYS);
-    soften<true>(s, top, shrink, factor, t->groups[0]);
+    soften<true>(s, top, shrink, factor, t->scales[0].groups);
     pack(p, s);
     for (int i = 1; i < tiles; i++) {
         const int now = i % PLACES, before = (i - 1) % PLACES;
@@ -470,7 +485,7 @@ static __device__ __forceinline__ void compute(Tiles *t, const CvAttend &a,
         cv_wgmma_wait<1>();
         cv_wgmma_hold(s);
         done_with(&t->k_empty[now]);
-        soften<false>(s, top, shrink, factor, t->groups[i % SCALES]);
+        soften<false>(s, top, shrink, factor, t->scales[i % SCALES].groups);
         cv_wgmma_hold(s);
         /* Weights are made while the product is under way: the assembler moves
          * the wait up to the scores otherwise, but not over a store. */
@@ -522,7 +537,8 @@ static __device__ __forceinline__ void compute(Tiles *t, const CvAttend &a,
 #endif /* CV_HOPPER_CODE */
 
 static __global__ void __launch_bounds__(THREADS, 1)
-attention8_kernel(CvAttend a, Cv8 x, Plan plan)
+attention8_kernel(const __grid_constant__ CvTensorMap scales, CvAttend a,
+                  Cv8 x, Plan plan)
 {
 #if CV_HOPPER_CODE
     CV_DYNAMIC_SHARED(Tiles, t);
@@ -532,6 +548,7 @@ attention8_kernel(CvAttend a, Cv8 x, Plan plan)
                                  (int)(threadIdx.x / WARPGROUP), 0);
 
     if (threadIdx.x == 0) {
+        cv_tma_prefetch(&scales);
         cv_mbarrier_init(&t->q_full, 1);
         for (int i = 0; i < PLACES; i++) {
             cv_mbarrier_init(&t->k_full[i], 1);
@@ -545,12 +562,13 @@ attention8_kernel(CvAttend a, Cv8 x, Plan plan)
     if (role == 0) {
         cv_registers_give<24>();
         if (threadIdx.x == 0)
-            load_all(t, x, job);
+            load_all(t, &scales, x, job);
     } else {
         cv_registers_take<240>();
         compute(t, a, x, plan, job, role - 1);
     }
 #else
+    (void)scales;
     (void)a;
     (void)x;
     (void)plan;
@@ -672,6 +690,12 @@ static int attend(CvCuda *cuda, const CvAttend *a, Cv8Channels *channels,
     const size_t q = (size_t)heads * x.q_groups * CV8_BYTES;
     const size_t k = (size_t)heads * x.k_groups * CV8_BYTES;
     const size_t v = (size_t)heads * x.k_groups * CV8_VALUES;
+    /* Rows of a tile's groups, as bf16; boxes are longer: zeros. */
+    const int64_t dim[3] = { sizeof(Cv8Group) * GROUPS / 2,
+                             (int64_t)heads * plan.key_tiles, 1 };
+    const int64_t step[2] = { dim[0], dim[0] * dim[1] };
+    const int box[3] = { ROW / 2, 1, 1 };
+    CvTensorMap scales;
     int rest, err;
 
     plan_waves(cuda, &plan, heads,
@@ -685,11 +709,13 @@ static int attend(CvCuda *cuda, const CvAttend *a, Cv8Channels *channels,
     plan.results = x.q_factor + (size_t)heads * x.q_groups * CV8_TOKENS;
     plan.sums = (float2 *)(plan.results + (size_t)rest * plan.parts * QUERIES *
                            DIM);
-    err = cv_cuda_attention8_quantise(cuda, a, &x);
+    err = cv_tensor_map(cuda, &scales, x.groups, dim, step, box);
+    if (!err)
+        err = cv_cuda_attention8_quantise(cuda, a, &x);
     if (!err)
         err = CV_LAUNCH(cuda, cuda->stream, attention8_kernel,
                         plan.whole + rest * plan.parts, THREADS,
-                        sizeof(Tiles), *a, x, plan);
+                        sizeof(Tiles), scales, *a, x, plan);
     if (err || !rest)
         return err;
     return CV_LAUNCH(cuda, cuda->stream, attention8_merge_kernel,

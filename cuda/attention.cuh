@@ -36,7 +36,7 @@ size_t cv_cuda_attention_wide_bytes(void); /* shared memory that it needs */
  * attention_hopper.cu */
 int cv_cuda_attention_hopper(CvCuda *cuda, const CvAttend *a);
 
-/* In 8 bits: besides that, last = 0. attention8.cu */
+/* In 8 bits: besides that, last = 0. attention8_plan.cu */
 int cv_cuda_attention8(CvCuda *cuda, const CvAttend *a);
 int cv_cuda_attention8_pays(const CvAttend *a);
 

@@ -6,7 +6,8 @@
  *
  * The structure is attention_hopper.cu's: a block takes 128 queries of a head,
  * one warpgroup copies tiles of 192 keys and values, two compute 64 queries
- * each; the last wave's keys are shared out. Different are:
+ * each; the last wave's keys are shared out (attention8_plan.cu). Different
+ * are:
  *
  * - Scores in int8, not e4m3, whose 4 bits miss the tolerance (relative error
  *   0.055 on normal data, 0.27 with channels that stand out; int8: 0.040 and
@@ -33,9 +34,6 @@
  * 16 KB of queries, 2 tiles of 24 KB and 2 of 25.5 KB, 68 KB of results, 4 KB of
  * scales: 187 KB.
  *
- * Heads go as many at a time as fit into scratch in 8 bits and make even waves
- * (12.9 MB each at 32,760 tokens).
- *
  * Bound by latency: the tensor cores are busy for 60 % of the time. Measured on
  * an H200, to quantise included, before sums of weights had four columns
  * (which changes no instruction of a loop): 32,760 x 32,760, 40 heads: 19.5 ms,
@@ -48,10 +46,10 @@
 
 enum {
     THREADS = 384,
-    QUERIES = 128,
+    QUERIES = CV8_QUERIES,
     ROWS = 64,     /* queries of a warpgroup */
-    GROUPS = 3,    /* of keys in a tile */
-    KEYS = GROUPS * CV8_TOKENS,
+    GROUPS = CV8_GROUPS,
+    KEYS = CV8_KEYS,
     DIM = CV8_DIM,
     TILE = GROUPS * CV8_BYTES,
     VALUES = GROUPS * CV8_VALUES,
@@ -64,10 +62,6 @@ enum {
     KEEP = 8,      /* tiles from one sum in shared memory to the next */
     EXACT = 8,     /* of 32 weights: computed by the special function unit */
     LIFT = 8,      /* weights are at most 2^LIFT */
-    MERGE = 256,   /* threads of the kernel that adds parts */
-    LEAST = 4,     /* tiles of keys in a part */
-    PARTS = 12,    /* at most */
-    ENOUGH = 1600, /* cv_cuda_attention8_pays() */
     ROW = 128,     /* bytes of Scales that are written: groups, and zeros */
     OWN = 1,       /* named barrier of the first warpgroup that computes */
 };
@@ -94,17 +88,8 @@ typedef struct Tiles {
  * 0, and land in bits 8 to 15 of BASE's. */
 #define BASE (49152 + 0.5f - 0.45f)
 
-static_assert(QUERIES == 2 * CV8_TOKENS, "as queries are quantised");
 static_assert(TILE % 1024 == 0 && VALUES % 512 == 0, "aligned tiles");
 static_assert(sizeof(Cv8Group) * GROUPS <= ROW, "one row");
-
-/* Which block does what: the first `whole` take a tile of queries each with all
- * keys, `parts` at a time share one each of the others. */
-typedef struct Plan {
-    int query_tiles, key_tiles, whole, parts;
-    float *results; /* [blocks that share, QUERIES, DIM], not divided yet */
-    float2 *sums;   /* [blocks that share, QUERIES]: largest score and sum */
-} Plan;
 
 /* What a block has to do. */
 typedef struct Job {
@@ -115,7 +100,7 @@ typedef struct Job {
 
 #if CV_HOPPER_CODE
 
-static __device__ __forceinline__ Job find_job(const Plan &plan)
+static __device__ __forceinline__ Job find_job(const Cv8Plan &plan)
 {
     const int block = (int)blockIdx.x;
     int tile = block;
@@ -411,7 +396,7 @@ static __device__ __forceinline__ void write(const float (&o)[RESULTS],
 /* The warp's 16 rows, for attention8_merge_kernel. */
 static __device__ __forceinline__ void write_part(const float (&o)[RESULTS],
                                                   const float (&top)[2],
-                                                  const Plan &plan, int row)
+                                                  const Cv8Plan &plan, int row)
 {
     const int lane = (int)(threadIdx.x % CV_WARP);
 
@@ -431,7 +416,8 @@ static __device__ __forceinline__ void write_part(const float (&o)[RESULTS],
 }
 
 static __device__ __forceinline__ void compute(Tiles *t, const CvAttend &a,
-                                               const Cv8 &x, const Plan &plan,
+                                               const Cv8 &x,
+                                               const Cv8Plan &plan,
                                                const Job &job, int group)
 {
     const int tiles = job.end - job.begin;
@@ -538,7 +524,7 @@ static __device__ __forceinline__ void compute(Tiles *t, const CvAttend &a,
 
 static __global__ void __launch_bounds__(THREADS, 1)
 attention8_kernel(const __grid_constant__ CvTensorMap scales, CvAttend a,
-                  Cv8 x, Plan plan)
+                  Cv8 x, Cv8Plan plan)
 {
 #if CV_HOPPER_CODE
     CV_DYNAMIC_SHARED(Tiles, t);
@@ -575,175 +561,19 @@ attention8_kernel(const __grid_constant__ CvTensorMap scales, CvAttend a,
 #endif
 }
 
-/* A warp adds the parts of a row of queries. */
-static __global__ void __launch_bounds__(MERGE)
-attention8_merge_kernel(CvAttend a, Cv8 x, Plan plan)
+int cv_cuda_attention8_attend(CvCuda *cuda, const CvAttend *a, const Cv8 *x,
+                              const Cv8Plan *plan, int blocks)
 {
-    const int rows = MERGE / CV_WARP, lane = (int)(threadIdx.x % CV_WARP);
-    const int at = (int)blockIdx.x * rows + (int)threadIdx.x / CV_WARP;
-    const int tile = plan.whole + at / QUERIES;
-    const int query = tile % plan.query_tiles * QUERIES + at % QUERIES;
-    const int head = x.head + tile / plan.query_tiles;
-    const int first = at / QUERIES * plan.parts * QUERIES + at % QUERIES;
-    float top = -INFINITY, sum = 0, o[4] = { 0 }, v[4];
-
-    if (query >= a.n)
-        return;
-    for (int i = 0; i < plan.parts; i++)
-        top = fmaxf(top, plan.sums[first + i * QUERIES].x);
-    for (int i = 0; i < plan.parts; i++) {
-        const int row = first + i * QUERIES;
-        const float2 part = plan.sums[row];
-        const float share = exp2f(part.x - top);
-
-        cv_load_n<4>(v, plan.results + (int64_t)row * DIM + lane * 4);
-        sum += share * part.y;
-#pragma unroll
-        for (int j = 0; j < 4; j++)
-            o[j] += share * v[j];
-    }
-    cv_load_n<4>(v, x.channels[head].value_mean + lane * 4);
-#pragma unroll
-    for (int j = 0; j < 4; j++)
-        o[j] = __fdividef(o[j] * x.channels[head].value_unit, sum) + v[j];
-    cv_store_n<4>((cv_bf16 *)a.out + ((int64_t)query * a.heads + head) * DIM +
-                  lane * 4, o);
-}
-
-/* ---- what goes at a time ---- */
-
-/* Bytes of a part's results. */
-enum { PART_BYTES = QUERIES * (DIM * (int)sizeof(float) +
-                               (int)sizeof(float2)) };
-
-/* A head in 8 bits. */
-static size_t head_bytes(int64_t query_tiles, int64_t key_tiles)
-{
-    return (size_t)query_tiles * QUERIES * (DIM + sizeof(float)) +
-           (size_t)key_tiles * (TILE + VALUES + GROUPS * sizeof(Cv8Group));
-}
-
-/* Share out what would be an incomplete last wave of blocks: `parts` of a tile
- * of queries such that the waves, with the tile and a half that a block takes to
- * begin, are least. Returns them. room: bytes for parts. */
-static double plan_waves(const CvCuda *cuda, Plan *plan, int heads,
-                         size_t room)
-{
-    const int tiles = plan->query_tiles * heads;
-    const int rest = tiles % cuda->processors;
-    const double whole = tiles / cuda->processors;
-    double least = rest ? whole + 1 : whole;
-
-    plan->whole = tiles;
-    plan->parts = 1;
-    for (int parts = 2; rest && parts <= PARTS; parts++) {
-        int blocks = rest * parts;
-        double waves = whole + (double)cv_blocks(blocks, cuda->processors) *
-                       (1.0 / parts + 1.5 / plan->key_tiles);
-
-        if (plan->key_tiles / parts < LEAST ||
-            (size_t)blocks * PART_BYTES > room)
-            break;
-        if (waves < least - 0.01) {
-            least = waves;
-            plan->whole = tiles - rest;
-            plan->parts = parts;
-        }
-    }
-    return least;
-}
-
-/* How many heads at a time take the fewest waves in all; 0: one is too much. A
- * round of them begins and ends with what takes a twentieth of a wave. */
-static int plan_heads(const CvCuda *cuda, const CvAttend *a, size_t room)
-{
-    const size_t each = head_bytes(cv_blocks(a->n, QUERIES),
-                                   cv_blocks(a->m, KEYS));
-    Plan plan = { (int)cv_blocks(a->n, QUERIES), (int)cv_blocks(a->m, KEYS), 0,
-                  0, NULL, NULL };
-    double least = INFINITY;
-    int best = 0;
-
-    for (int heads = 1; heads <= a->heads && heads * each <= room; heads++) {
-        int rounds = a->heads / heads, last = a->heads % heads;
-        double waves = rounds * (plan_waves(cuda, &plan, heads,
-                                            room - heads * each) + 0.05);
-
-        if (last)
-            waves += plan_waves(cuda, &plan, last, room - last * each) + 0.05;
-        if (waves <= least) {
-            least = waves;
-            best = heads;
-        }
-    }
-    return best;
-}
-
-/* Attend with `heads` heads from `head` on. */
-static int attend(CvCuda *cuda, const CvAttend *a, Cv8Channels *channels,
-                  int head, int heads, size_t room)
-{
-    Plan plan = { (int)cv_blocks(a->n, QUERIES), (int)cv_blocks(a->m, KEYS), 0,
-                  0, NULL, NULL };
-    Cv8 x = { channels, NULL, NULL, NULL, NULL, NULL, head, heads,
-              2 * plan.query_tiles, GROUPS * plan.key_tiles };
-    const size_t q = (size_t)heads * x.q_groups * CV8_BYTES;
-    const size_t k = (size_t)heads * x.k_groups * CV8_BYTES;
-    const size_t v = (size_t)heads * x.k_groups * CV8_VALUES;
     /* Rows of a tile's groups, as bf16; boxes are longer: zeros. */
     const int64_t dim[3] = { sizeof(Cv8Group) * GROUPS / 2,
-                             (int64_t)heads * plan.key_tiles, 1 };
+                             (int64_t)x->heads * plan->key_tiles, 1 };
     const int64_t step[2] = { dim[0], dim[0] * dim[1] };
     const int box[3] = { ROW / 2, 1, 1 };
     CvTensorMap scales;
-    int rest, err;
+    int err = cv_tensor_map(cuda, &scales, x->groups, dim, step, box);
 
-    plan_waves(cuda, &plan, heads,
-               room - heads * head_bytes(plan.query_tiles, plan.key_tiles));
-    rest = plan.query_tiles * heads - plan.whole;
-    x.q = (uint8_t *)(channels + a->heads);
-    x.k = x.q + q;
-    x.v = x.k + k;
-    x.groups = (Cv8Group *)(x.v + v);
-    x.q_factor = (float *)(x.groups + (size_t)heads * x.k_groups);
-    plan.results = x.q_factor + (size_t)heads * x.q_groups * CV8_TOKENS;
-    plan.sums = (float2 *)(plan.results + (size_t)rest * plan.parts * QUERIES *
-                           DIM);
-    err = cv_tensor_map(cuda, &scales, x.groups, dim, step, box);
     if (!err)
-        err = cv_cuda_attention8_quantise(cuda, a, &x);
-    if (!err)
-        err = CV_LAUNCH(cuda, cuda->stream, attention8_kernel,
-                        plan.whole + rest * plan.parts, THREADS,
-                        sizeof(Tiles), scales, *a, x, plan);
-    if (err || !rest)
-        return err;
-    return CV_LAUNCH(cuda, cuda->stream, attention8_merge_kernel,
-                     rest * (QUERIES / (MERGE / CV_WARP)), MERGE, 0, *a, x,
-                     plan);
-}
-
-int cv_cuda_attention8_pays(const CvAttend *a)
-{
-    /* Measured: 4,680 x 4,680 of 12 heads take as long as in bf16; with twice
-     * the keys, an eighth less. */
-    return a->n * (double)a->m >= ENOUGH * (a->n + 2.0 * a->m) &&
-           a->n * (double)a->m * a->heads >= 0x1p27;
-}
-
-int cv_cuda_attention8(CvCuda *cuda, const CvAttend *a)
-{
-    const size_t own = (size_t)a->heads * sizeof(Cv8Channels);
-    const size_t room = cuda->scratch_bytes > own ? cuda->scratch_bytes - own
-                                                  : 0;
-    const int heads = plan_heads(cuda, a, room);
-    int err;
-
-    if (!heads || a->m < 1)
-        return cv_cuda_attention_hopper(cuda, a);
-    err = cv_cuda_attention8_channels(cuda, a, (Cv8Channels *)cuda->scratch);
-    for (int i = 0; i < a->heads && !err; i += heads)
-        err = attend(cuda, a, (Cv8Channels *)cuda->scratch, i,
-                     i + heads < a->heads ? heads : a->heads - i, room);
+        err = CV_LAUNCH(cuda, cuda->stream, attention8_kernel, blocks, THREADS,
+                        sizeof(Tiles), scales, *a, *x, *plan);
     return err;
 }

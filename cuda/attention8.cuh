@@ -1,5 +1,5 @@
 /*
- * What 8-bit attention's two files share: queries, keys and values in 8 bits.
+ * What 8-bit attention's files share: queries, keys and values in 8 bits.
  *
  * SPDX-License-Identifier: BSD-2-Clause
  *
@@ -32,6 +32,9 @@ enum {
     CV8_BYTES = CV8_TOKENS * CV8_DIM,        /* of a group */
     CV8_COLUMNS = CV8_DIM + 8,               /* of results: sums of weights */
     CV8_VALUES = CV8_TOKENS * CV8_COLUMNS,   /* bytes of a group of values */
+    CV8_QUERIES = 128,                       /* of a block */
+    CV8_GROUPS = 3,                          /* of keys in a tile */
+    CV8_KEYS = CV8_GROUPS * CV8_TOKENS,
 };
 
 /* Sums of weights whose values' scale is 2^CV8_FAR times larger than usual. */
@@ -62,11 +65,24 @@ typedef struct Cv8 {
     int q_groups, k_groups; /* past the end: zeros */
 } Cv8;
 
+/* Which block does what: the first `whole` take a tile of queries each with all
+ * keys, `parts` at a time share one each of the others. */
+typedef struct Cv8Plan {
+    int query_tiles, key_tiles, whole, parts;
+    float *results; /* [blocks that share, CV8_QUERIES, CV8_DIM], not
+                     * divided yet */
+    float2 *sums;   /* [blocks that share, CV8_QUERIES]: largest score, sum */
+} Cv8Plan;
+
 /* Find all heads' channels; then quantise the heads of a Cv8.
  * attention8_quantise.cu */
 int cv_cuda_attention8_channels(CvCuda *cuda, const CvAttend *a,
                                 Cv8Channels *channels);
 int cv_cuda_attention8_quantise(CvCuda *cuda, const CvAttend *a,
                                 const Cv8 *to);
+
+/* Launch `blocks` blocks with what is quantised. attention8.cu */
+int cv_cuda_attention8_attend(CvCuda *cuda, const CvAttend *a, const Cv8 *x,
+                              const Cv8Plan *plan, int blocks);
 
 #endif /* CV_CUDA_ATTENTION8_CUH */

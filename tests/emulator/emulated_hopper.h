@@ -166,9 +166,15 @@ static inline void cv_mbarrier_arrive(uint64_t *barrier)
 {
     EmulatorBarrier *b = (EmulatorBarrier *)barrier;
 
+    uint32_t phase = b->phase;
+
     if (--b->pending < 0)
         emulator_fail("mbarrier: more arrivals than %d", b->count);
     emulator_end_phase(b);
+    /* What was waiting may be quicker than what arrived: it finds out who
+     * arrives before it has done what others wait for. */
+    if (b->phase != phase)
+        emulator_give_way(b);
 }
 
 static inline void cv_mbarrier_expect(uint64_t *barrier, uint32_t bytes)
@@ -217,14 +223,15 @@ struct EmulatorNamed {
 inline EmulatorNamed emulator_named[16];
 
 struct EmulatorGeneration {
-    int id, generation;
+    EmulatorNamed *named;
+    int generation;
 };
 
 static inline int emulator_next_generation(void *cookie)
 {
     EmulatorGeneration *g = (EmulatorGeneration *)cookie;
 
-    return emulator_named[g->id].generation != g->generation;
+    return g->named->generation != g->generation;
 }
 
 static inline int emulator_name(int id, int threads)
@@ -248,7 +255,8 @@ static inline void cv_named_arrive(int id, int threads)
 
 static inline void cv_named_wait(int id, int threads, EMULATOR_HERE)
 {
-    EmulatorGeneration g = { id, emulator_name(id, threads) };
+    int generation = emulator_name(id, threads);
+    EmulatorGeneration g = { &emulator_named[id], generation };
 
     emulator_wait_until(emulator_next_generation, &g,
                         EMULATOR_AT("named barrier"));
@@ -446,6 +454,9 @@ template <int n> static inline void cv_wgmma_wait(EMULATOR_HERE)
             emulator_pass_on(done[i], &done, i + 1, groups);
         }
     }
+    /* A product ends for all lanes: none goes on while others' is under way. */
+    emulator_collective(emulator_nothing, nullptr, 0xffffffffu,
+                        EMULATOR_AT("end of wgmma.wait_group"));
 }
 
 template <int n> static inline void cv_wgmma_hold(float (&)[n]) {}

@@ -445,6 +445,23 @@ void emulator_wait_until(int (*until)(void *), void *cookie,
     wait(UNTIL, place);
 }
 
+void emulator_give_way(const void *what)
+{
+    if (!order_seed)
+        return;
+    for (int i = 0; i < n_threads; i++) {
+        Coroutine *c = &coroutines[i];
+
+        if (c->state == UNTIL && *(void **)c->until_cookie == what &&
+            c->until(c->until_cookie)) {
+            n_until--;
+            make_ready(c);
+        }
+    }
+    make_ready(current);
+    switch_to(next_ready());
+}
+
 void emulator_collective(void (*run)(void **, uint32_t), void *argument,
                          uint32_t mask, EmulatorPlace place)
 {

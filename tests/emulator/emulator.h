@@ -71,9 +71,14 @@ void emulator_named_barrier(int id, int threads, EmulatorPlace place);
 void emulator_collective(void (*run)(void **, uint32_t), void *argument,
                          uint32_t mask, EmulatorPlace place);
 
-/* Wait until until(cookie) is not 0 (mbarrier). */
+/* Wait until until(cookie) is not 0 (mbarrier). A cookie begins with a pointer
+ * to what is waited for. */
 void emulator_wait_until(int (*until)(void *), void *cookie,
                          EmulatorPlace place);
+
+/* With a random order of threads: let those who waited for `what`, and need
+ * not any more, and all who are ready, run before the calling thread may. */
+void emulator_give_way(const void *what);
 
 int emulator_lane(void);
 

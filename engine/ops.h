@@ -17,12 +17,13 @@
  *   Statistics and accumulations are in float32 or better.
  * - Where CvBackend.product is CV_F8_E4M3, an x of linear may be in that type
  *   as well, "P", with its own scale, float32 [rows], and is multiplied with
- *   weights of the same type: the numbers are, and the sum of these products is scaled by
- *   the row of x and the row of the weight. The operations that make an x write
- *   P where `out` is of that type: scale[row] = the largest |y| of the row
- *   divided by 448, 1 of a row that is 0 or below 2^-100, not a finite number
- *   where one of the row is not; out = y / scale, nearest even (of a quotient in float32, so that
- *   it may be the other one of two that are nearly as near).
+ *   weights of the same type: the numbers are, and the sum of these products is
+ *   scaled by the row of x and the row of the weight. The operations that make
+ *   an x write P where `out` is of that type: scale[row] = the largest |y| of
+ *   the row divided by 448, 1 of a row that is 0 or below 2^-100, not a finite
+ *   number where one of the row is not; out = y / scale, nearest even (of a
+ *   quotient in float32, so that it may be the other one of two that are nearly
+ *   as near).
  * - An output aliases an input only where "in place" is said.
  * - No operation allocates. Scratch that a backend needs is its own, taken
  *   when it is opened, or bounded by a constant.
@@ -173,8 +174,8 @@ typedef struct CvOps {
     void (*release)(CvBackend *b, void *data);
 
     /* Host array of src_type, at any address -> dst (float32, A, W, CV_I32 from
-     * CV_I32, with CvBackend.fp8 also fp8 from the same type), as many elements as dst has, converted by rounding to
-     * nearest even; quantised ones, which must be whole blocks, via float32
+     * CV_I32, with CvBackend.fp8 also fp8 from the same type), as many elements
+     * as dst has, converted by rounding to nearest even; quantised ones, which must be whole blocks, via float32
      * (blocks.h). The array may change on return. Float and quantised sources:
      * returns EILSEQ, not logged, when a value is NaN or infinite. With a tag,
      * which is not looked behind, a backend may return before it knows; then

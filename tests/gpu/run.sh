@@ -29,7 +29,8 @@
 # Environment: CAUSVID_SRC, CAUSVID_BUILD; PYTHON; GPU_WORK, where logs go and
 # the random models of `reference` (12 GB), default CAUSVID_BUILD/gpu;
 # REFERENCE_ARGS, MEMORY_ARGS and FP8_ARGS, of the scripts beside this one;
-# EVALUATE_EVERY (8) and FP8_EVERY (1), of the list of prompts; FFMPEG, FFPROBE, default those in
+# EVALUATE_EVERY (8) and FP8_EVERY (1), of the list of prompts; FFMPEG, FFPROBE,
+# default those in
 # CAUSVID_BUILD/bin.
 
 set -u

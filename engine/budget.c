@@ -66,10 +66,23 @@ static int plan(int64_t *bytes, const CvModel *model, const CvClip *clip)
     return err;
 }
 
+/* Stream one more part of the model: 1, or 0 where that cannot be. */
+static int stream_more(const CvModel *model)
+{
+    return cv_umt5_stream(model->umt5) || cv_dit_stream_text(model->dit);
+}
+
+static const char *streamed_text(const CvModel *model)
+{
+    return cv_dit_streamed_bytes(model->dit)
+        ? "text encoder streamed, the transformer's weights for text too"
+        : "text encoder streamed";
+}
+
 int cv_budget_open(CvModel *model, const CausvidClip *first,
                    char why[CV_WHY_SIZE])
 {
-    int64_t resident, streamed;
+    int64_t resident, needed, least;
     CausvidClip recipe;
     CvMemory m;
     CvClip clip;
@@ -82,19 +95,19 @@ int cv_budget_open(CvModel *model, const CausvidClip *first,
         (err = plan(&resident, model, &clip)) < 0)
         return err;
     resident += m.taken;
-    if (resident <= most(&m))
-        return 0;
-    cv_umt5_stream(model->umt5);
-    if ((err = plan(&streamed, model, &clip)) < 0)
-        return err;
-    streamed += m.taken;
     /* Of a very small model a layer's scratch can be more than all of it. */
-    if (streamed > most(&m))
-        return refuse(model, &clip, &m, resident,
-                      streamed < resident ? streamed : resident, why);
-    cv_log(model->log, CAUSVID_LOG_INFO, "text encoder streamed: %lld MB in "
-           "place of %lld MB, and it is read again for each prompt",
-           megabytes(streamed), megabytes(resident));
+    for (needed = least = resident; needed > most(&m);
+         least = needed < least ? needed : least) {
+        if (!stream_more(model))
+            return refuse(model, &clip, &m, resident, least, why);
+        if ((err = plan(&needed, model, &clip)) < 0)
+            return err;
+        needed += m.taken;
+    }
+    if (needed != resident)
+        cv_log(model->log, CAUSVID_LOG_INFO, "%s: %lld MB in place of %lld "
+               "MB, and read again for each prompt", streamed_text(model),
+               megabytes(needed), megabytes(resident));
     return 0;
 }
 
@@ -115,13 +128,13 @@ int cv_budget_clip(const CvModel *model, const CvClip *clip,
     needed = m.taken + (int64_t)arena->peak;
     if (needed <= most(&m))
         return 0;
-    if (!cv_umt5_stream(model->umt5)) {
+    if (!stream_more(model)) {
         err = refuse(model, clip, &m, 0, needed, why);
         return cv_fail(model->log, -err, "%s", why);
     }
-    cv_log(model->log, CAUSVID_LOG_INFO, "text encoder streamed from now on: "
-           "with it this clip needs %lld MB, %s %lld MB", megabytes(needed),
-           limit_text(&m), (long long)(most(&m) / 1000000));
+    cv_log(model->log, CAUSVID_LOG_INFO, "%s from now on: otherwise this clip "
+           "needs %lld MB, %s %lld MB", streamed_text(model),
+           megabytes(needed), limit_text(&m), (long long)(most(&m) / 1000000));
     return 1;
 }
 

@@ -3,10 +3,11 @@
  *
  * SPDX-License-Identifier: BSD-2-Clause
  *
- * Where memory is limited (by the caller, or by what is free) the text encoder
- * is resident if there is room for it, and streamed otherwise: when the model
- * is opened, before anything is loaded, and again when a clip needs more. What
- * does not even fit then is refused with the figures.
+ * Where memory is limited (by the caller, or by what is free) what only a prompt
+ * needs is resident if there is room for it, and streamed otherwise: first the
+ * text encoder, then the transformer's weights for text; when the model is
+ * opened, before anything is loaded, and again when a clip needs more. What does
+ * not even fit then is refused with the figures.
  */
 #ifndef CV_BUDGET_H
 #define CV_BUDGET_H
@@ -21,7 +22,7 @@ int cv_budget_open(CvModel *model, const CausvidClip *first,
                    char why[CV_WHY_SIZE]);
 
 /* Decide for a clip whose plan is in the arena: 0 when it can be taken, 1 when
- * the text encoder was made to be streamed and the plan must be made again, or
+ * one more part was made to be streamed and the plan must be made again, or
  * ENOMEM. */
 int cv_budget_clip(const CvModel *model, const CvClip *clip,
                    const CvArena *arena);

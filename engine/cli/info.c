@@ -57,10 +57,14 @@ static int plan_clip(CvModel *model, const CausvidClip *args, CvClip *clip,
     return 0;
 }
 
-/* The same in bf16 or fp8, as a GPU takes it, with the text encoder resident and
- * streamed; without a word, all was said before. */
+/* With all resident, with the text encoder streamed, and with the transformer's
+ * weights for text too. */
+enum { RESIDENT, STREAMED, LEAST, N_PLANS };
+
+/* The same in bf16 or fp8, as a GPU takes it; without a word, all was said
+ * before. */
 static int plan_gpu(const CausvidSettings *settings, const CausvidClip *args,
-                    Memory gpu[2])
+                    Memory gpu[N_PLANS])
 {
     CausvidSettings silent = *settings;
     CvModel model;
@@ -72,10 +76,13 @@ static int plan_gpu(const CausvidSettings *settings, const CausvidClip *args,
     cv_log_init(&log, &silent);
     err = open_model(&model, &silent, CV_BF16, &log);
     if (!err) {
-        err = plan_clip(&model, args, &clip, &gpu[0]);
-        cv_umt5_stream(model.umt5);
-        if (!err)
-            err = plan_clip(&model, args, &clip, &gpu[1]);
+        for (int i = RESIDENT; i < N_PLANS && !err; i++) {
+            if (i == STREAMED)
+                cv_umt5_stream(model.umt5);
+            else if (i == LEAST)
+                cv_dit_stream_text(model.dit);
+            err = plan_clip(&model, args, &clip, &gpu[i]);
+        }
         cv_model_close(&model);
     }
     cv_log_free(&log);
@@ -96,7 +103,7 @@ static const char *licence(const CvRecipe *r)
 
 static void print_text(const CvModel *m, const CvInfoPart *parts,
                        const char *tokenizer, const CvClip *clip,
-                       const Memory *memory, const Memory gpu[2],
+                       const Memory *memory, const Memory gpu[N_PLANS],
                        const char *type)
 {
     const CvRecipe *r = &m->recipe;
@@ -134,10 +141,12 @@ static void print_text(const CvModel *m, const CvInfoPart *parts,
     printf("              %.0f MB on a GPU in %s: weights %.0f MB, clip "
            "%.0f MB, backend %.0f MB\n", gpu_total(gpu), type, gpu->weights,
            gpu->clip, gpu->backend);
-    if (gpu_total(&gpu[1]) < gpu_total(gpu))
-        printf("              %.0f MB there with its text encoder streamed: "
-               "weights %.0f MB, clip %.0f MB\n", gpu_total(&gpu[1]),
-               gpu[1].weights, gpu[1].clip);
+    for (int i = STREAMED; i < N_PLANS; i++)
+        if (gpu_total(&gpu[i]) < gpu_total(&gpu[i - 1]))
+            printf("              %.0f MB there with %s streamed%s: weights "
+                   "%.0f MB, clip %.0f MB\n", gpu_total(&gpu[i]),
+                   i == STREAMED ? "its text encoder" : "its weights for text",
+                   i == STREAMED ? "" : " too", gpu[i].weights, gpu[i].clip);
 }
 
 #define add cv_info_add
@@ -177,7 +186,7 @@ fail:
 
 static int print_json(const CvModel *m, const CvInfoPart *parts,
                       const char *tokenizer, const CvClip *clip,
-                      const Memory *memory, const Memory gpu[2])
+                      const Memory *memory, const Memory gpu[N_PLANS])
 {
     const CvRecipe *r = &m->recipe;
     cJSON *o = cJSON_CreateObject();
@@ -220,7 +229,9 @@ static int print_json(const CvModel *m, const CvInfoPart *parts,
             cJSON_CreateNumber(gpu->backend)) < 0 ||
         add(o, "gpu_mb", cJSON_CreateNumber(gpu_total(gpu))) < 0 ||
         add(o, "gpu_streamed_mb",
-            cJSON_CreateNumber(gpu_total(&gpu[1]))) < 0 ||
+            cJSON_CreateNumber(gpu_total(&gpu[STREAMED]))) < 0 ||
+        add(o, "gpu_least_mb",
+            cJSON_CreateNumber(gpu_total(&gpu[LEAST]))) < 0 ||
         !(text = cJSON_Print(o)))
         goto end;
     puts(text);
@@ -260,7 +271,7 @@ int cv_cli_info(int argc, char **argv)
     CvLog log;
     CvModel model;
     CvClip clip;
-    Memory memory, gpu[2];
+    Memory memory, gpu[N_PLANS];
     CvInfoPart parts[CV_INFO_PARTS];
 
     if (cv_cli_parse(argc, argv, options, &path) < 0)

@@ -27,6 +27,12 @@ int cv_dit_open(CvDit **dit, CvBackend *backend, const char *path,
 int cv_dit_merge(CvDit *dit, const char *loras);
 /* Take their memory and load them. */
 int cv_dit_load(CvDit *dit);
+/* From now on, what only a new prompt needs (keys and values of cross attention)
+ * is read from the file for each prompt, with the same bytes: what was taken for
+ * it is given back. As cv_umt5_stream(). */
+int cv_dit_stream_text(CvDit *dit);
+/* What is streamed, as it is stored; 0: nothing. */
+int64_t cv_dit_streamed_bytes(const CvDit *dit);
 void cv_dit_close(CvDit **dit);
 const CvDitSize *cv_dit_size(const CvDit *dit);
 size_t cv_dit_bytes(const CvDit *dit);

@@ -30,10 +30,20 @@ typedef struct CvDitLayer {
     CvDitLinear qkv, self_o;         /* qkv: q, k, v one below the other */
     CvTensor self_norm_q, self_norm_k;
     CvTensor norm3, norm3_bias;      /* only with dit->cross_norm */
-    CvDitLinear cross_q, cross_k, cross_v, cross_o;
+    CvDitLinear cross_q, cross_o;
     CvTensor cross_norm_q, cross_norm_k;
     CvDitLinear ffn_up, ffn_down;
 } CvDitLayer;
+
+/* What only a new prompt needs: in each layer the keys and values of cross
+ * attention, a seventh of all weights, and in front of them an MLP. */
+typedef struct CvDitTextLayer {
+    CvDitLinear k, v;
+} CvDitTextLayer;
+
+typedef struct CvDitText {
+    CvDitLinear mlp_0, mlp_2;
+} CvDitText;
 
 struct CvDit {
     CvDitSize size;
@@ -42,21 +52,33 @@ struct CvDit {
     int cross_norm;                  /* norm3 before cross attention */
     int64_t part_tokens;             /* CV_DIT_PART_TOKENS; less in tests */
     CvDitLinear patch;               /* [dim, channels * 4] */
-    CvDitLinear text_0, text_2;
     CvDitLinear time_0, time_2, time_projection;
     CvTensor head_modulation;        /* float32 [2, dim] */
     CvDitLinear head;                /* [4 * channels, dim] */
     CvDitLayer *layers;
-    CvLoader loader;                 /* until they are loaded */
-    CvArena arena;                   /* of the weights */
-    int64_t parameters;
+    CvDitText text;                  /* these two only if not streamed */
+    CvDitTextLayer *text_layers;
+    int text_streamed;
+    CvLoader loader;                 /* its files are open until they are
+                                        loaded, or as long as memory has a
+                                        limit */
+    CvArena arena, text_arena;       /* of the weights */
     char description[256];
 };
+
+/* Set dit->size but its heads, and cross_norm. EILSEQ; ENOSYS names kinds that
+ * are not run. */
+int cv_dit_read_sizes(CvDit *dit, CvWeights *weights, CvLog *log);
 
 /* Check the config against dit->size, which has the weights' sizes, and set
  * heads, head_dim and eps. path may be ""; weights: their file, for a line. */
 int cv_dit_read_config(CvDit *dit, const char *path, const char *weights,
                        CvLog *log);
+
+/* Load what only a prompt needs, into the loader's arena; of layer `number`. */
+int cv_dit_load_text(const CvDit *dit, CvLoader *loader, CvDitText *text);
+int cv_dit_load_text_layer(const CvDit *dit, CvLoader *loader,
+                           CvDitTextLayer *layer, int64_t number);
 
 /* Layer `layer` of a tensor [layers, ...], without the first dimension, cut to
  * its first `rows` rows: [rows, ...]. */

@@ -51,8 +51,37 @@ size_t cv_dit_slot_bytes(const CvDitState *state)
     return bytes < 0 ? 0 : 2 * (size_t)bytes / (size_t)state->slots;
 }
 
+/* A loader into scratch. */
+static CvLoader stream(const CvDit *dit, CvRun *run)
+{
+    CvLoader loader = dit->loader;
+
+    loader.arena    = run->arena;
+    loader.streamed = 1;
+    return loader;
+}
+
+/* Weights, from where they are kept. */
+static int get_text(const CvDit *dit, CvRun *run, CvDitText *text)
+{
+    CvLoader loader = stream(dit, run);
+
+    *text = dit->text;
+    return dit->text_streamed ? cv_dit_load_text(dit, &loader, text) : 0;
+}
+
+static int get_text_layer(const CvDit *dit, CvRun *run, int64_t number,
+                          CvDitTextLayer *layer)
+{
+    CvLoader loader = stream(dit, run);
+
+    *layer = dit->text_layers[number];
+    return dit->text_streamed
+        ? cv_dit_load_text_layer(dit, &loader, layer, number) : 0;
+}
+
 /* The text MLP: rows of out, A [rows, dim]. */
-static int embed_text(CvDit *dit, CvRun *run, const CvTensor *out,
+static int embed_text(const CvDit *dit, CvRun *run, const CvTensor *out,
                       const CvTensor *text)
 {
     const CvDitSize *size = &dit->size;
@@ -61,12 +90,15 @@ static int embed_text(CvDit *dit, CvRun *run, const CvTensor *out,
     size_t mark = cv_arena_mark(run->arena);
     CvTensor padded = CV_TENSOR(NULL, b->activation, rows, size->text_dim);
     CvTensor hidden = CV_TENSOR(NULL, b->activation, rows, size->dim);
+    CvDitText weights;
     CvTensor part;
     int err;
 
     err = cv_arena_tensor(run->arena, &padded);
     if (!err)
         err = cv_arena_tensor(run->arena, &hidden);
+    if (!err)
+        err = get_text(dit, run, &weights);
     if (err)
         goto end;
     part = cv_rows(&padded, 0, n);
@@ -76,10 +108,35 @@ static int embed_text(CvDit *dit, CvRun *run, const CvTensor *out,
         err = cv_zero(b, &part);
     }
     if (!err)
-        err = cv_dit_linear(b, &hidden, &padded, &dit->text_0, CV_EPI_GELU);
+        err = cv_dit_linear(b, &hidden, &padded, &weights.mlp_0, CV_EPI_GELU);
     if (!err)
-        err = cv_dit_linear(b, out, &hidden, &dit->text_2, CV_EPI_NONE);
+        err = cv_dit_linear(b, out, &hidden, &weights.mlp_2, CV_EPI_NONE);
 end:
+    cv_arena_release(run->arena, mark);
+    return err;
+}
+
+/* A layer's keys and values of the prompt. */
+static int set_layer(const CvDit *dit, CvRun *run, const CvDitState *state,
+                     int64_t number, const CvTensor *context)
+{
+    CvBackend *b = run->backend;
+    const int64_t rows = context->dim[0], dim = dit->size.dim;
+    size_t mark = cv_arena_mark(run->arena);
+    CvTensor k = cv_dit_layer_rows(&state->text_k, number, rows);
+    CvTensor v = cv_dit_layer_rows(&state->text_v, number, rows);
+    CvDitTextLayer layer;
+    int err = get_text_layer(dit, run, number, &layer);
+
+    k = CV_RESHAPE(k, rows, dim);
+    v = CV_RESHAPE(v, rows, dim);
+    if (!err)
+        err = cv_dit_linear(b, &k, context, &layer.k, CV_EPI_NONE);
+    if (!err)
+        err = cv_rms_norm(b, &k, &k, &dit->layers[number].cross_norm_k,
+                          dit->eps);
+    if (!err)
+        err = cv_dit_linear(b, &v, context, &layer.v, CV_EPI_NONE);
     cv_arena_release(run->arena, mark);
     return err;
 }
@@ -88,11 +145,11 @@ int cv_dit_set_text(CvDit *dit, CvRun *run, CvDitState *state,
                     const CvTensor *text)
 {
     const CvDitSize *size = &dit->size;
-    CvBackend *b = run->backend;
     size_t mark = cv_arena_mark(run->arena);
     int64_t n = text->dim[0];
     int64_t rows = n < CV_DIT_TEXT_ROWS ? n + 1 : n;
-    CvTensor context = CV_TENSOR(NULL, b->activation, rows, size->dim);
+    CvTensor context = CV_TENSOR(NULL, run->backend->activation, rows,
+                                 size->dim);
     int err;
 
     if (text->n_dims != 2 || n < 1 || n > CV_DIT_TEXT_ROWS ||
@@ -108,18 +165,12 @@ int cv_dit_set_text(CvDit *dit, CvRun *run, CvDitState *state,
     if (!err)
         err = embed_text(dit, run, &context, text);
     for (int64_t i = 0; i < size->layers && !err; i++) {
-        const CvDitLayer *layer = &dit->layers[i];
-        CvTensor k = cv_dit_layer_rows(&state->text_k, i, rows);
-        CvTensor v = cv_dit_layer_rows(&state->text_v, i, rows);
-
-        k = CV_RESHAPE(k, rows, size->dim);
-        v = CV_RESHAPE(v, rows, size->dim);
-        err = cv_dit_linear(b, &k, &context, &layer->cross_k, CV_EPI_NONE);
+        err = cv_aborted(run->log);
         if (!err)
-            err = cv_rms_norm(b, &k, &k, &layer->cross_norm_k, dit->eps);
-        if (!err)
-            err = cv_dit_linear(b, &v, &context, &layer->cross_v, CV_EPI_NONE);
+            err = set_layer(dit, run, state, i, &context);
     }
+    if (dit->text_streamed)
+        err = cv_load_end(&dit->loader, err);
     cv_arena_release(run->arena, mark);
     if (err)
         return err;

@@ -298,7 +298,7 @@ static int load_into(CvLoader *l, const CvMatrix *m, CvLoadLayout layout,
                      const char *name)
 {
     const CvTensor *t = &m->weight;
-    const CvDelta *deltas;
+    CvDelta *deltas;
     CvEntry *e;
     int64_t n;
     int err = find(&e, l, name, t, layout);
@@ -306,18 +306,18 @@ static int load_into(CvLoader *l, const CvMatrix *m, CvLoadLayout layout,
     if (err < 0)
         return err;
     e->used = 1;
-    if (l->backend->planning)
-        return 0;
     deltas = cv_loras_find(l->loras, e, &n);
     if (deltas || (cv_type_is_fp8(t->type) && t->type != e->tensor.type)) {
         /* What becomes or stays fp8 is multiplied on the device. */
-        if (cv_type_is_fp8(t->type) && e->scale)
+        if (cv_type_is_fp8(t->type) && e->scale && !l->backend->planning)
             err = cv_scale_load(l, &m->scale, e, NULL);
         if (err == CAUSVID_ERR(EILSEQ))
             return wrong_value(l, e);
         return err < 0 ? err : cv_loras_merge(l, m, e, deltas,
                                               deltas ? n : 0);
     }
+    if (l->backend->planning)
+        return 0;
     err = l->weights->random ? cv_random_load(l, t, e, 0)
                              : upload(l, t, e, layout);
     if (!err && cv_type_is_fp8(t->type))

@@ -377,10 +377,9 @@ static int compare_target(const void *key, const void *delta)
     return p < q ? -1 : p > q;
 }
 
-const CvDelta *cv_loras_find(const CvLoras *loras, const CvEntry *target,
-                             int64_t *n)
+CvDelta *cv_loras_find(const CvLoras *loras, const CvEntry *target, int64_t *n)
 {
-    const CvDelta *first, *end;
+    CvDelta *first, *end;
 
     *n = 0;
     if (!loras || !loras->n_deltas)

@@ -22,6 +22,7 @@ typedef struct CvDelta {
     int64_t rank;
     float scale;
     int file;
+    int applied;
 } CvDelta;
 
 typedef struct CvLoraFile {
@@ -51,14 +52,15 @@ int cv_loras_open(CvLoras **loras, const char *list, CvWeights *model,
 void cv_loras_close(CvLoras **loras);
 
 /* The changes of a tensor, *n of them. loras may be NULL. */
-const CvDelta *cv_loras_find(const CvLoras *loras, const CvEntry *target,
-                             int64_t *n);
+CvDelta *cv_loras_find(const CvLoras *loras, const CvEntry *target,
+                       int64_t *n);
 
 /* merge.c: m = the stored tensor e, which the loader found, with its changes, of
  * which there may be none; in float32, rounded once to m's type. In fp8, its
- * rows get new factors. */
+ * rows get new factors. In a plan, only what a streamed loader needs for it is
+ * taken. */
 int cv_loras_merge(CvLoader *loader, const CvMatrix *m, const CvEntry *e,
-                   const CvDelta *deltas, int64_t n);
+                   CvDelta *deltas, int64_t n);
 
 /* When all is loaded: say what was applied. */
 void cv_loras_finish(const CvLoader *loader);

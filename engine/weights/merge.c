@@ -59,7 +59,7 @@ void cv_load_release(CvLoader *l)
     l->scratch_bytes = 0;
 }
 
-static int take_scratch(CvLoader *l, size_t bytes)
+static int keep_scratch(CvLoader *l, size_t bytes)
 {
     int err;
 
@@ -75,6 +75,25 @@ static int take_scratch(CvLoader *l, size_t bytes)
                                                         "to fp8");
     if (!err)
         l->scratch_bytes = bytes;
+    return err;
+}
+
+/* For pieces, until the arena is released. */
+static int take_scratch(CvLoader *l, size_t bytes, uint8_t **scratch)
+{
+    CvTensor t = CV_TENSOR(NULL, CV_F32, (int64_t)(bytes / sizeof(float)));
+    int err;
+
+    *scratch = NULL;
+    if (l->streamed) {
+        err = cv_arena_tensor(l->arena, &t);
+        *scratch = t.data;
+        return err;
+    }
+    if (l->backend->planning)
+        return 0;
+    err = keep_scratch(l, bytes);
+    *scratch = l->scratch;
     return err;
 }
 
@@ -112,32 +131,24 @@ static int add(CvLoader *l, const CvTensor *work, const CvDelta *d,
     return 0;
 }
 
-int cv_loras_merge(CvLoader *l, const CvMatrix *m, const CvEntry *e,
-                   const CvDelta *deltas, int64_t n)
+/* Row by row, with `used` bytes of scratch for float32; 0: in place. */
+static int merge(CvLoader *l, const CvMatrix *m, const CvEntry *e,
+                 const CvDelta *deltas, int64_t n, int64_t step, size_t used,
+                 uint8_t *scratch)
 {
     const CvTensor *t = &m->weight;
-    int64_t row = t->n_dims ? cv_row_elements(t) : 1;
-    int64_t rows = t->n_dims ? t->dim[0] : 1;
-    int64_t step = smaller(rows, at_least_1(PIECE / 4 / row));
-    size_t used = t->type == CV_F32 ? 0 : aligned_floats(step * row);
-    size_t most = 0;
+    const int64_t row = t->n_dims ? cv_row_elements(t) : 1;
+    const int64_t rows = t->n_dims ? t->dim[0] : 1;
     const int fp8 = cv_type_is_fp8(t->type);
-    CvTensor whole = CV_RESHAPE(*t, rows, row);
-    int err;
+    const CvTensor whole = CV_RESHAPE(*t, rows, row);
+    int err = 0;
 
-    for (int64_t i = 0; i < n; i++) {
-        size_t bytes = operand_bytes(&deltas[i], step, row);
-
-        most = bytes > most ? bytes : most;
-    }
-    if ((err = take_scratch(l, used + most)) < 0)
-        return err;
-    for (int64_t first = 0; first < rows; first += step) {
+    for (int64_t first = 0; first < rows && !err; first += step) {
         CvTensor part = cv_rows(&whole, first, smaller(step, rows - first));
         CvTensor work = part, scale = part;
 
         if (used) {
-            work.data = l->scratch;
+            work.data = scratch;
             work.type = CV_F32;
         }
         if (fp8) /* the factors: the file's, and then those of the sum */
@@ -146,18 +157,42 @@ int cv_loras_merge(CvLoader *l, const CvMatrix *m, const CvEntry *e,
         if (!err && fp8 && e->scale)
             err = cv_scale_rows(l->backend, &work, &scale);
         for (int64_t i = 0; i < n && !err; i++)
-            err = add(l, &work, &deltas[i], first,
-                      (uint8_t *)l->scratch + used);
+            err = add(l, &work, &deltas[i], first, scratch + used);
         if (!err && fp8)
             err = cv_quantise(l->backend, &part, &scale, &work);
         else if (!err && used)
             err = cv_convert(l->backend, &part, &work);
-        if (err < 0)
-            return err;
     }
-    for (int64_t i = 0; i < n; i++)
-        l->loras->files[deltas[i].file].applied++;
-    return 0;
+    return err;
+}
+
+int cv_loras_merge(CvLoader *l, const CvMatrix *m, const CvEntry *e,
+                   CvDelta *deltas, int64_t n)
+{
+    const CvTensor *t = &m->weight;
+    const int64_t row = t->n_dims ? cv_row_elements(t) : 1;
+    const int64_t step = smaller(t->n_dims ? t->dim[0] : 1,
+                                 at_least_1(PIECE / 4 / row));
+    const size_t used = t->type == CV_F32 ? 0 : aligned_floats(step * row);
+    const size_t mark = cv_arena_mark(l->arena);
+    uint8_t *scratch;
+    size_t most = 0;
+    int err;
+
+    for (int64_t i = 0; i < n; i++) {
+        size_t bytes = operand_bytes(&deltas[i], step, row);
+
+        most = bytes > most ? bytes : most;
+        if (!deltas[i].applied)
+            l->loras->files[deltas[i].file].applied++;
+        deltas[i].applied = 1;
+    }
+    err = take_scratch(l, used + most, &scratch);
+    if (!err && !l->backend->planning)
+        err = merge(l, m, e, deltas, n, step, used, scratch);
+    if (l->streamed)
+        cv_arena_release(l->arena, mark);
+    return err;
 }
 
 void cv_loras_finish(const CvLoader *l)

@@ -106,7 +106,9 @@ typedef struct CvLoader {
     struct CvLoras *loras; /* what is added to the weights (lora.h), or NULL */
     int quantise;        /* matrices become CV_F8_E4M3 if they are not, on
                             backends that take fp8 (`quantise` of ops.h) */
-    void *scratch;       /* of the backend, for that and for loras, or NULL */
+    int streamed;        /* `arena` is a run's: what that and loras need is in
+                            it for a moment, where the plan has room */
+    void *scratch;       /* otherwise of the backend, for these, or NULL */
     size_t scratch_bytes;
 } CvLoader;
 

@@ -78,30 +78,32 @@ def write_inputs(path):
         file.write(struct.pack("<Q", len(text)) + text + data)
 
 
-def too_little(causvid, args):
-    """A budget between what the clip takes with the text encoder and what it
-    takes while that is streamed."""
+def budgets(causvid, args):
+    """None, and budgets with which the text encoder is streamed, and the
+    transformer's weights for text too."""
     args = [a for a in args if a != "--model"]
     info = json.loads(run([causvid, "info", "--json", "--size", "96x64",
                            "--frames", "33", *TOKENIZER, *args], 60).stdout)
-    return f"{(info['gpu_mb'] + info['gpu_streamed_mb']) / 2:.1f}M"
+    sizes = [info[f"gpu_{key}mb"] for key in ("", "streamed_", "least_")]
+    return [None] + [f"{(a + b) / 2:.3f}M" for a, b in zip(sizes, sizes[1:])]
 
 
 def streamed_bytes(causvid, name, args, folder, limit=200):
-    """The same outputs with and without room for the text encoder."""
+    """The same outputs with and without room for what only a prompt needs."""
     inputs = os.path.join(folder, "inputs.safetensors")
     write_inputs(inputs)
-    outputs = [os.path.join(folder, f"{i}.safetensors") for i in range(2)]
+    outputs = [os.path.join(folder, f"{i}.safetensors") for i in range(3)]
+    signs = ["text encoder streamed", "weights for text too"]
     try:
-        for i, path in enumerate(outputs):
+        for i, vram in enumerate(budgets(causvid, args)):
             done = run([causvid, "trace", "--device", "cuda", *TOKENIZER, *args,
                         "--sampler", "euler", "--steps", "2", "--inputs", inputs,
-                        "--outputs", path, "--verbose",
-                        *(["--vram", too_little(causvid, args)] if i
-                          else [])], limit)
-            if ("streamed" in done.stderr) != bool(i):
+                        "--outputs", outputs[i], "--verbose",
+                        *(["--vram", vram] if vram else [])], limit)
+            if sum(sign in done.stderr for sign in signs) != i:
                 raise RuntimeError(f"streamed or not? {done.stderr[-400:]}")
-        same = filecmp.cmp(*outputs, shallow=False)
+        same = all(filecmp.cmp(outputs[0], path, shallow=False)
+                   for path in outputs[1:])
     except (RuntimeError, subprocess.TimeoutExpired) as error:
         print(f"{name}: {error}", flush=True)
         same = False
@@ -127,7 +129,10 @@ def main():
         bench(causvid, "1.3B causal", CAUSAL)
         bench(causvid, "1.3B causal, vram=12G", CAUSAL + ["--vram", "12G"])
         bench(causvid, "14B", LARGE)
-        bench(causvid, "14B, vram=33G", LARGE + ["--vram", "33G"])
+        bench(causvid, "14B, vram=32G", LARGE + ["--vram", "32G"])
+        bench(causvid, "14B, vram=28G", LARGE + ["--vram", "28G"])
+        bench(causvid, "14B in fp8, vram=17G",
+              LARGE + ["--precision", "fp8", "--vram", "17G"])
     with tempfile.TemporaryDirectory(dir=args.file) as folder:
         streamed_bytes(causvid, "random:tiny", ["--model", "random:tiny"],
                        folder)

@@ -323,6 +323,7 @@ static void test_refusals(void)
 
 /* Of random numbers; also "random:tiny-fp8". */
 static const char *tiny = "random:tiny";
+static enum CausvidPrecision precision;
 
 /* The frames of a clip of it as one hash; 0 where it is refused. */
 static uint64_t run_tiny(enum CausvidDevice device, int64_t vram,
@@ -349,6 +350,7 @@ static uint64_t run_tiny(enum CausvidDevice device, int64_t vram,
     causvid_default_settings(&s);
     snprintf(tokenizer, sizeof(tokenizer), "%s/samples/shapes/tokenizer", src);
     s.model      = tiny;
+    s.precision  = precision;
     s.tokenizer  = tokenizer;
     s.device     = device;
     s.vram_bytes = vram;
@@ -395,6 +397,8 @@ static uint64_t run_within(int64_t vram, Lines *lines)
 static void test_budgets(void)
 {
     const char *streamed = "text encoder streamed";
+    const int64_t own = CV_CUDA_OWN_BYTES +
+        (precision == CAUSVID_PRECISION_FP8 ? CV_CUDA_ATTENTION8_BYTES : 0);
     int needed = 0, resident = 0;
     uint64_t whole, hash;
     Lines lines;
@@ -402,7 +406,7 @@ static void test_budgets(void)
     whole = run_within(0, &lines);
     ok(whole && !strstr(lines.info, streamed), "without a budget: %s",
        lines.info);
-    ok(!run_within(CV_CUDA_OWN_BYTES + 1000, &lines) && lines.n_errors == 1 &&
+    ok(!run_within(own + 1000, &lines) && lines.n_errors == 1 &&
        !strncmp(lines.error, tiny, strlen(tiny)) &&
        sscanf(lines.error + strlen(tiny), " needs %d MB of GPU memory for "
               "48x32, 5 frames (%d MB", &needed, &resident) == 2, "%s",
@@ -469,6 +473,11 @@ int main(int argc, char **argv)
     test_small_device();
     test_fp8_file();
     tiny = "random:tiny-fp8";
+    test_budgets();
+    /* Matrices that are made fp8 each time that they are streamed. */
+    tiny = "random:tiny";
+    setenv("EMULATED_CAPABILITY", "90", 1);
+    precision = CAUSVID_PRECISION_FP8;
     test_budgets();
     return tap_done();
 }

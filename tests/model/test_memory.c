@@ -1,7 +1,7 @@
 /*
- * Models that do not fit into memory with their text encoder: it is streamed,
- * the frames are the same, and what does not fit even so is refused before
- * anything is taken.
+ * Models that do not fit into memory with what only a prompt needs: it is
+ * streamed, the frames are the same, and what does not fit even so is refused
+ * before anything is taken.
  *
  * SPDX-License-Identifier: BSD-2-Clause
  *
@@ -78,11 +78,11 @@ static void write_log(void *cookie, enum CausvidLogLevel level,
                       const char *format, va_list args)
 {
     Run *r = cookie;
-    size_t used = strlen(r->info);
+    const size_t used = strlen(r->info);
 
     if (level == CAUSVID_LOG_ERROR && !r->n_errors++)
         vsnprintf(r->error, sizeof(r->error), format, args);
-    else if (level == CAUSVID_LOG_INFO && strstr(format, "streamed"))
+    else if (level == CAUSVID_LOG_INFO)
         vsnprintf(r->info + used, sizeof(r->info) - used, format, args);
 }
 
@@ -98,6 +98,9 @@ static CausvidClip clip_of(int width, int64_t frames)
     return clip;
 }
 
+static const char *lora; /* merged into the models, or NULL */
+static int stream_text;  /* the transformer's weights for it, in any case */
+
 static int open_run(Run *r, const char *model, int64_t budget, int64_t size,
                     const CausvidClip *first)
 {
@@ -111,6 +114,7 @@ static int open_run(Run *r, const char *model, int64_t budget, int64_t size,
     device.size   = size;
     causvid_default_settings(&settings);
     settings.model   = model;
+    settings.lora    = lora;
     settings.variant = CAUSVID_VARIANT_CAUSAL;
     settings.log     = write_log;
     settings.cookie  = r;
@@ -125,6 +129,8 @@ static int open_run(Run *r, const char *model, int64_t budget, int64_t size,
     b->ops = &ops;
     if (cv_model_open(&r->model, &settings, b, &r->log) < 0)
         tap_bail("%s", r->error);
+    if (stream_text && !cv_dit_stream_text(r->model.dit))
+        tap_bail("the weights for text are not streamed");
     return cv_model_load(&r->model, NULL, first);
 }
 
@@ -189,9 +195,11 @@ static Result once(const char *model, int64_t budget, int64_t size,
     return result;
 }
 
-static int is_streamed(const char *info)
+/* How many parts are streamed. */
+static int streamed(const char *info)
 {
-    return strstr(info, "text encoder streamed") != NULL;
+    return (strstr(info, "text encoder streamed") != NULL) +
+           (strstr(info, "weights for text too") != NULL);
 }
 
 /* A budget in the words of the advice to give it. */
@@ -204,36 +212,36 @@ static const char *advice(int64_t bytes)
     return text;
 }
 
+/* A budget of a byte less than what is needed streams one part more, until
+ * nothing is left to be streamed. */
 static void test_boundaries(const char *name, const char *model,
                             const CausvidClip *clip)
 {
-    Result free_run = once(model, INT64_MAX, INT64_MAX, clip);
-    Result large = once(model, INT64_MAX - 1, INT64_MAX, clip);
-    Result exact, less, streamed, none;
+    Result whole = once(model, INT64_MAX, INT64_MAX, clip);
+    Result at = once(model, INT64_MAX - 1, INT64_MAX, clip), none;
     int64_t least;
+    int parts = 0;
 
-    ok(!free_run.err && !large.err && large.hash == free_run.hash &&
-       !is_streamed(large.info), "%s: resident, %lld bytes", name,
-       (long long)large.peak);
-    exact = once(model, large.peak, INT64_MAX, clip);
-    ok(!exact.err && exact.hash == large.hash && !is_streamed(exact.info) &&
-       exact.peak == large.peak, "that is enough of a budget");
-    exact = once(model, INT64_MAX, large.peak, clip);
-    ok(!exact.err && exact.hash == large.hash && !is_streamed(exact.info),
-       "and of memory");
-
-    less = once(model, large.peak - 1, INT64_MAX, clip);
-    ok(!less.err && less.hash == large.hash, "a byte less: the same frames");
-    ok(is_streamed(less.info) && less.peak < large.peak, "streamed, %lld "
-       "bytes: %s", (long long)less.peak, less.info);
-    least = less.peak;
-    streamed = once(model, INT64_MAX, large.peak - 1, clip);
-    ok(!streamed.err && streamed.hash == large.hash &&
-       is_streamed(streamed.info) && streamed.peak == least,
-       "also with a byte less of memory");
-    streamed = once(model, least, INT64_MAX, clip);
-    ok(!streamed.err && streamed.hash == large.hash && streamed.peak == least,
-       "that is enough of a budget");
+    ok(!whole.err && !at.err && at.hash == whole.hash && !streamed(at.info),
+       "%s: resident, %lld bytes", name, (long long)at.peak);
+    for (;; parts++) {
+        least = at.peak;
+        at = once(model, least, INT64_MAX, clip);
+        ok(!at.err && at.hash == whole.hash && streamed(at.info) == parts &&
+           at.peak == least, "%lld bytes are enough of a budget",
+           (long long)least);
+        at = once(model, INT64_MAX, least, clip);
+        ok(!at.err && at.hash == whole.hash && streamed(at.info) == parts &&
+           at.peak == least, "and of memory");
+        if (parts == 2)
+            break;
+        at = once(model, least - 1, INT64_MAX, clip);
+        if (!ok(!at.err && at.hash == whole.hash &&
+                streamed(at.info) == parts + 1 && at.peak < least,
+                "with a byte less %d parts are streamed, %lld bytes: the same "
+                "frames", parts + 1, (long long)at.peak))
+            tap_diag("%s%s", at.error, at.info);
+    }
 
     none = once(model, least - 1, INT64_MAX, clip);
     ok(none.err == CAUSVID_ERR(ENOMEM) && none.n_errors == 1 &&
@@ -249,26 +257,47 @@ static void test_boundaries(const char *name, const char *model,
        strstr(none.error, "there are"), "%s", none.error);
 }
 
-/* A text encoder so small that streaming it takes more than it: the least is
- * what counts. */
+/* A text encoder so small that streaming it takes more than it: what the
+ * refusal advises is enough, and no less. */
 static void test_too_small(void)
 {
     const CausvidClip clip = clip_of(48, 21);
     char path[FIXTURE_PATH];
-    Result whole, less;
+    Result whole, none;
+    int needed = 0;
 
     fixture_path(path, "clip/model");
     whole = once(path, INT64_MAX - 1, INT64_MAX, &clip);
-    less  = once(path, whole.peak - 1, INT64_MAX, &clip);
-    ok(!whole.err && less.err == CAUSVID_ERR(ENOMEM) && !less.allocations &&
-       strstr(less.error, advice(whole.peak)), "a tiny model: %s", less.error);
+    none  = once(path, 1, INT64_MAX, &clip);
+    ok(!whole.err && none.err == CAUSVID_ERR(ENOMEM) && !none.allocations &&
+       sscanf(none.error, "model needs %d MB", &needed) == 1,
+       "a tiny model: %s", none.error);
+    ok(once(path, needed * 1000000LL, INT64_MAX, &clip).hash == whole.hash &&
+       once(path, (needed - 1) * 1000000LL, INT64_MAX, &clip).err ==
+       CAUSVID_ERR(ENOMEM), "%d MB are enough, no less", needed);
+}
+
+/* What is streamed is changed by a LoRA each time, in scratch that was planned. */
+static void test_lora(const char *model, const CausvidClip *clip)
+{
+    const char *applied = "applied 69 of 69 entries";
+    Result at, whole = once(model, INT64_MAX - 1, INT64_MAX, clip);
+
+    stream_text = 1;
+    at = once(model, INT64_MAX - 1, INT64_MAX, clip);
+    stream_text = 0;
+    ok(!at.err && at.hash == whole.hash && strstr(whole.info, applied) &&
+       strstr(at.info, applied), "a LoRA: the same frames streamed");
+    lora = NULL;
+    at = once(model, INT64_MAX - 1, INT64_MAX, clip);
+    ok(!at.err && at.hash != whole.hash, "others without it");
 }
 
 /* Clips that grow while the model stays open. */
 static void test_growth(const char *model)
 {
     const CausvidClip small = clip_of(48, 21), large = clip_of(96, 21);
-    const CausvidClip huge = clip_of(240, 45);
+    CausvidClip huge = clip_of(240, 45);
     Result a = once(model, INT64_MAX - 1, INT64_MAX, &small);
     Result b = once(model, INT64_MAX - 1, INT64_MAX, &large);
     Run r;
@@ -278,16 +307,17 @@ static void test_growth(const char *model)
         tap_bail("the clips do not grow");
     if (open_run(&r, model, b.peak - 1, INT64_MAX, &small) < 0)
         tap_bail("%s", r.error);
-    ok(!make_clip(&r, &small) && r.hash == a.hash && !is_streamed(r.info),
+    ok(!make_clip(&r, &small) && r.hash == a.hash && !streamed(r.info),
        "a small clip leaves the text encoder");
-    ok(!make_clip(&r, &large) && r.hash == b.hash && is_streamed(r.info) &&
-       device.taken < b.peak, "a larger one does not: %s", r.info);
-    r.info[0] = 0;
+    ok(!make_clip(&r, &large) && r.hash == b.hash && streamed(r.info) &&
+       device.taken < b.peak, "a larger one does not");
+    huge.guidance = 2;
     err = make_clip(&r, &huge);
     ok(err == CAUSVID_ERR(ENOMEM) && r.n_errors == 1 &&
        strstr(r.error, "240x32, 45 frames"), "the next is refused: %s",
        r.error);
-    ok(!make_clip(&r, &small) && r.hash == a.hash && !is_streamed(r.info),
+    r.info[0] = 0;
+    ok(!make_clip(&r, &small) && r.hash == a.hash && !streamed(r.info),
        "the small one runs as before, still streamed");
     is_int(r.n_errors, 1);
     ok(device.peak < b.peak, "the budget was kept");
@@ -299,12 +329,19 @@ int main(void)
     const CausvidClip clip = clip_of(48, 33);
     CausvidClip guided = clip;
     const char *src = getenv("CAUSVID_SRC");
-    char path[FIXTURE_PATH];
+    char path[FIXTURE_PATH], styles[FIXTURE_PATH];
 
     snprintf(path, sizeof(path), "%s/samples/shapes", src ? src : ".");
     test_boundaries("the sample model", path, &clip);
     guided.guidance = 2;
     test_boundaries("random numbers", "random:tiny", &guided);
+    snprintf(path, sizeof(path), "%s/tests/model/fixtures/clip/model",
+             src ? src : ".");
+    snprintf(styles, sizeof(styles), "%s/tests/model/fixtures/lora/"
+             "kijai.safetensors", src ? src : ".");
+    lora = styles;
+    test_lora(path, &clip);
+    lora = NULL;
     test_growth("random:tiny");
     test_too_small();
     return tap_done();

@@ -869,7 +869,7 @@ static const AVOption causvid_options[] = {
     CONSTANT("auto", "fp32 on the CPU, bf16 on a GPU, fp8 there for files in fp8", CAUSVID_PRECISION_AUTO, "precision"),
     CONSTANT("fp32", "32-bit floats", CAUSVID_PRECISION_FP32, "precision"),
     CONSTANT("bf16", "bfloat16, needs a GPU", CAUSVID_PRECISION_BF16, "precision"),
-    CONSTANT("fp8", "8-bit floats, needs a Hopper GPU", CAUSVID_PRECISION_FP8, "precision"),
+    CONSTANT("fp8", "8-bit floats, needs a GPU; less memory, on Hopper faster", CAUSVID_PRECISION_FP8, "precision"),
     { "device", "set where the networks run", OFFSET(device), AV_OPT_TYPE_INT, { .i64 = CAUSVID_DEVICE_AUTO }, CAUSVID_DEVICE_AUTO, CAUSVID_DEVICE_CUDA, FLAGS, .unit = "device" },
     CONSTANT("auto", "a GPU where it can be used, else the CPU", CAUSVID_DEVICE_AUTO, "device"),
     CONSTANT("cpu", "the CPU", CAUSVID_DEVICE_CPU, "device"),

@@ -258,12 +258,12 @@ static void choose_types(CvCuda *cuda, const CvCudaSettings *settings)
     b->weight     = b->activation;
     b->product    = b->activation;
     b->fp8        = !settings->float32;
-    if (b->fp8 && settings->fp8 != CV_FP8_NEVER && cv_cuda_has_fp8(cuda)) {
+    b->narrow     = b->fp8 && settings->fp8 == CV_FP8_ALL;
+    if (b->fp8 && settings->fp8 != CV_FP8_NEVER && cv_cuda_has_fp8(cuda))
         b->product = CV_F8_E4M3;
-        b->narrow  = settings->fp8 == CV_FP8_ALL;
-    }
     snprintf(b->device + used, sizeof(b->device) - used, ", %s",
-             settings->float32 ? "float32" : b->narrow ? "fp8" : "bf16");
+             settings->float32 ? "float32" : !b->narrow ? "bf16" :
+             b->product == CV_F8_E4M3 ? "fp8" : "bf16 with weights in fp8");
 }
 
 /* Give everything back; the context is current when it ever was. */

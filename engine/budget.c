@@ -50,10 +50,11 @@ static int refuse(const CvModel *model, const CvClip *clip, const CvMemory *m,
         snprintf(advice, sizeof(advice), "vram=%lldM or more, ",
                  megabytes(needed));
     n = snprintf(why, CV_WHY_SIZE, "%.80s needs %lld MB of GPU memory for "
-                 "%dx%d, %s%s; %s %lld MB: give %sa smaller size or a shorter "
-                 "clip", model->recipe.name, megabytes(needed), clip->width,
-                 clip->height, frames, with, limit_text(m),
-                 (long long)(most(m) / 1000000), advice);
+                 "%dx%d, %s%s; %s %lld MB: give %s%sa smaller size or a "
+                 "shorter clip", model->recipe.name, megabytes(needed),
+                 clip->width, clip->height, frames, with, limit_text(m),
+                 (long long)(most(m) / 1000000), advice,
+                 cv_dit_can_narrow(model->dit) ? "precision=fp8, " : "");
     return n < 0 ? CAUSVID_ERR(EINVAL) : CAUSVID_ERR(ENOMEM);
 }
 

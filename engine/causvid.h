@@ -104,8 +104,9 @@ enum CausvidPrecision {
                                  fp8 are multiplied so where the GPU can */
     CAUSVID_PRECISION_FP32,
     CAUSVID_PRECISION_BF16, /**< CUDA only */
-    CAUSVID_PRECISION_FP8   /**< Hopper GPUs only: the transformer's blocks
-                                 in fp8, whatever the file has */
+    CAUSVID_PRECISION_FP8   /**< CUDA only: weights of the transformer's blocks
+                                 in fp8, whatever the file has; on Hopper their
+                                 products and attention too */
 };
 
 /** How noise becomes a picture; see docs/models.md. */

@@ -10,7 +10,7 @@
 #include "ops.h"
 
 /* A line that says why a device cannot be used. */
-#define CV_WHY_SIZE 256
+#define CV_WHY_SIZE 320
 
 /* Changes when CvCudaSettings, CvBackend, CvOps or the arguments of an
  * operation do: a module of another version is refused. */

@@ -62,11 +62,11 @@ static int open_cuda(CvModel *model, const CausvidSettings *settings)
                CAUSVID_LOG_INFO, "device=auto takes the CPU: %s", why);
         return 0;
     }
-    if (!err && cuda.fp8 == CV_FP8_ALL && !model->backend->narrow)
-        return cv_fail(log, ENOSYS, "precision=fp8 needs a Hopper GPU (H100, "
-                       "H200) and CUDA 12.9 or later, this is %s; use "
-                       "precision=bf16 or precision=auto",
-                       model->backend->device);
+    if (!err && cuda.fp8 == CV_FP8_ALL &&
+        !cv_type_is_fp8(model->backend->product))
+        cv_log(log, CAUSVID_LOG_INFO, "precision=fp8 saves memory here, and no "
+               "time: products in fp8 take a Hopper GPU (H100, H200) and CUDA "
+               "12.9 or later");
     return err;
 }
 

@@ -387,7 +387,8 @@ struct CvBackend {
     CvType weight;        /* the type called W above */
     CvType product;       /* the type called P above, or A where there is none */
     int fp8;              /* linear and embed take weights in fp8 */
-    int narrow;           /* precision=fp8: weights of blocks become fp8 */
+    int narrow;           /* precision=fp8: weights of blocks become fp8; P may
+                             be A all the same, then only memory is saved */
     CvLog *log;
     int planning;         /* memory.h: operations are checked but not run */
     int threads;          /* for log lines; 0: a GPU */

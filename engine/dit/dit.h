@@ -39,6 +39,8 @@ size_t cv_dit_bytes(const CvDit *dit);
 const char *cv_dit_describe(const CvDit *dit);
 /* Are products of its blocks in fp8? */
 int cv_dit_is_narrow(const CvDit *dit);
+/* Would its weights take less with precision=fp8? */
+int cv_dit_can_narrow(const CvDit *dit);
 
 /*
  * What attention remembers, in an arena. The self-attention cache is a ring of

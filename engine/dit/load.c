@@ -380,6 +380,14 @@ int cv_dit_is_narrow(const CvDit *dit)
     return 0;
 }
 
+int cv_dit_can_narrow(const CvDit *dit)
+{
+    const CvBackend *b = dit->loader.backend;
+
+    return b->fp8 && !b->narrow &&
+           !cv_type_is_fp8(dit->layers[0].ffn_up.matrix.weight.type);
+}
+
 const char *cv_dit_describe(const CvDit *dit)
 {
     return dit->description;

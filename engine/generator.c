@@ -226,22 +226,6 @@ static int predict_flow(CvGenerator *g, double timestep, int64_t block)
                           { 1 - guidance, &g->flow_negative } }, 2);
 }
 
-/* Once more at t = 0, so that later blocks attend to keys and values of the
- * clean latents (checkpoints.md 7.2). */
-static int write_cache(CvGenerator *g, int64_t block)
-{
-    int err = cv_dit_forward(g->model->dit, &g->run, &g->text, NULL,
-                             &g->sampler.x0, 0, block);
-
-    if (!err && has_guidance(g))
-        err = cv_dit_forward(g->model->dit, &g->run, &g->negative, NULL,
-                             &g->sampler.x0, 0, block);
-    /* A GPU is busy with that for as long as the next block's noise takes. */
-    if (!err && !g->run.backend->planning)
-        err = draw_noise(g, block + 1, 0);
-    return err;
-}
-
 static int show(CvGenerator *g, const char *name, int64_t block, int step,
                 const CvTensor *t)
 {
@@ -253,7 +237,6 @@ static int show(CvGenerator *g, const char *name, int64_t block, int step,
 int cv_generator_block(CvGenerator *g, int64_t block)
 {
     CvSampler *s = &g->sampler;
-    int64_t after = block + 1;
     int err;
 
     if ((err = make_noise(g, &s->x, block, 0)) < 0)
@@ -271,13 +254,10 @@ int cv_generator_block(CvGenerator *g, int64_t block)
             (err = show(g, "x0", block, step, &s->x0)) < 0)
             return err;
     }
-    if ((err = show(g, "latents", block, 0, &s->x0)) < 0 ||
-        (err = check_values(g, &s->x0, "transformer",
-                            g->model->files.transformer)) < 0)
+    if ((err = show(g, "latents", block, 0, &s->x0)) < 0)
         return err;
-    if (g->clip.causal && (g->clip.blocks < 0 || after < g->clip.blocks))
-        return write_cache(g, block);
-    return 0;
+    return check_values(g, &s->x0, "transformer",
+                        g->model->files.transformer);
 }
 
 CvTensor cv_generator_slot(const CvGenerator *g, int64_t latent)
@@ -308,6 +288,26 @@ int cv_generator_decode(CvGenerator *g, int64_t block, int i,
                                         g->model->files.vae);
 }
 
+/* Once more at t = 0, so that later blocks attend to keys and values of the
+ * clean latents (checkpoints.md 7.2). */
+int cv_generator_remember(CvGenerator *g, int64_t block)
+{
+    int64_t after = block + 1;
+    int err;
+
+    if (!g->clip.causal || after == g->clip.blocks)
+        return 0;
+    err = cv_dit_forward(g->model->dit, &g->run, &g->text, NULL,
+                         &g->sampler.x0, 0, block);
+    if (!err && has_guidance(g))
+        err = cv_dit_forward(g->model->dit, &g->run, &g->negative, NULL,
+                             &g->sampler.x0, 0, block);
+    /* A GPU is busy with that for as long as the next block's noise takes. */
+    if (!err && !g->run.backend->planning)
+        err = draw_noise(g, after, 0);
+    return err;
+}
+
 /* Everything a clip ever does, for the plan: the longest prompts, one block of
  * each length of cache, and both kinds of latent. Loads no data. */
 static int rehearse(CvGenerator *g)
@@ -320,7 +320,8 @@ static int rehearse(CvGenerator *g)
         (err = cv_generator_negative_prompt(g, ids, CV_MAX_TOKENS)) < 0)
         return err;
     for (int64_t block = 0; block < g->clip.slots; block++)
-        if ((err = cv_generator_block(g, block)) < 0)
+        if ((err = cv_generator_block(g, block)) < 0 ||
+            (err = cv_generator_remember(g, block)) < 0)
             return err;
     for (int latent = 0; latent < 3; latent++)
         if ((err = cv_generator_decode(g, 0, 0, &frames)) < 0)

@@ -93,6 +93,11 @@ int cv_generator_block(CvGenerator *g, int64_t block);
 int cv_generator_decode(CvGenerator *g, int64_t block, int i,
                         CvTensor *frames);
 
+/* Let later blocks attend to the newest one; nothing to do after a clip's last.
+ * After its latents were decoded, so that no frame waits for this, and before
+ * the prompt changes. */
+int cv_generator_remember(CvGenerator *g, int64_t block);
+
 /* Where the frames of latent `latent` of the clip are: [time_scale, h, w, 3],
  * for the first latent only one frame counts. */
 CvTensor cv_generator_slot(const CvGenerator *g, int64_t latent);

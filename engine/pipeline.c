@@ -166,7 +166,8 @@ static int work(CvPipeline *p)
         if (err < 0 ||
             (err = take_prompt(p, block, &in_use)) < 0 ||
             (err = cv_generator_block(&p->generator, block)) < 0 ||
-            (err = decode_block(p, block, waited)) < 0)
+            (err = decode_block(p, block, waited)) < 0 ||
+            (err = cv_generator_remember(&p->generator, block)) < 0)
             return err;
     }
     return 0;

@@ -96,23 +96,7 @@ static int whole_clip(CvBench *b, const CausvidClip *args, double *last,
 
 typedef struct Stages {
     double text, sampling, cache, vae, pictures;
-    double sampled; /* when the latents of the newest block were there */
 } Stages;
-
-/* Between the denoising of a block and the pass that writes its cache. */
-static int note_latents(void *cookie, CvBackend *backend, const char *name,
-                        int64_t block, int step, const CvTensor *t)
-{
-    Stages *s = cookie;
-    int err = 0;
-
-    (void)block, (void)step, (void)t;
-    if (!strcmp(name, "latents")) {
-        err = cv_finish(backend);
-        s->sampled = now();
-    }
-    return err;
-}
 
 static int stage_text(CvBench *b, CvGenerator *g, Stages *s)
 {
@@ -176,13 +160,12 @@ static int stage_frames(CvBench *b, CvGenerator *g, int64_t block, Stages *s)
 
 static int stages_of_clip(CvBench *b, Stages *s)
 {
-    CvTap tap = { .cookie = s, .tensor = note_latents };
     CvGenerator g;
     int err;
 
     memset(s, 0, sizeof(*s));
     /* as many slots as the pipeline takes: the same memory */
-    err = cv_generator_open(&g, &b->model, &b->clip, &tap, &b->arena,
+    err = cv_generator_open(&g, &b->model, &b->clip, NULL, &b->arena,
                             cv_clip_slots(&b->clip));
     if (err < 0)
         return err;
@@ -193,9 +176,14 @@ static int stages_of_clip(CvBench *b, Stages *s)
         if ((err = cv_generator_block(&g, block)) < 0 ||
             (err = cv_finish(g.run.backend)) < 0)
             break;
-        s->sampling += s->sampled - began;
-        s->cache    += now() - s->sampled;
-        err = stage_frames(b, &g, block, s);
+        s->sampling += now() - began;
+        if ((err = stage_frames(b, &g, block, s)) < 0)
+            break;
+        began = now();
+        if ((err = cv_generator_remember(&g, block)) < 0 ||
+            (err = cv_finish(g.run.backend)) < 0)
+            break;
+        s->cache += now() - began;
     }
     cv_generator_close(&g);
     return err;

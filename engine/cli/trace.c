@@ -186,6 +186,8 @@ static int run_clip(Trace *t)
             for (int64_t k = 0; k < n_frames; k++) /* -1..1 to 0..1 */
                 out[k] = 0.5f * fminf(fmaxf(out[k], -1), 1) + 0.5f;
         }
+        if ((err = cv_generator_remember(g, block)) < 0)
+            return err;
     }
     return 0;
 }

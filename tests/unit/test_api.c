@@ -25,6 +25,7 @@ static char model_path[4096];
 typedef struct Lines {
     char error[1024], warning[1024], info[8192];
     int n_errors, blocks;
+    int polls, polls_at[8]; /* of the abort callback; when a block was told of */
     atomic_int stop;
 } Lines;
 
@@ -54,12 +55,19 @@ static void write_log(void *cookie, enum CausvidLogLevel level,
 
 static void note_progress(void *cookie, const CausvidProgress *progress)
 {
-    ((Lines *)cookie)->blocks = (int)progress->block;
+    Lines *lines = cookie;
+
+    lines->blocks = (int)progress->block;
+    if (lines->blocks < 8)
+        lines->polls_at[lines->blocks] = lines->polls;
 }
 
 static int wants_stop(void *cookie)
 {
-    return atomic_load(&((Lines *)cookie)->stop);
+    Lines *lines = cookie;
+
+    lines->polls++; /* callbacks never overlap */
+    return atomic_load(&lines->stop);
 }
 
 static CausvidContext *open_model(Lines *lines)
@@ -190,6 +198,25 @@ static void test_clips(void)
     is_int(lines.n_errors, 0);
     causvid_close(&cv);
     ok(!cv, "closing sets the pointer to NULL");
+}
+
+/* A pass over a block polls the abort callback once a layer. The last block has
+ * no cache pass, so it takes as many polls as another one only if a pass comes
+ * after the frames of its block. */
+static void test_order(void)
+{
+    Lines lines;
+    CausvidContext *cv = open_model(&lines);
+    CausvidClip clip = small_clip("a cat", 45);
+    const int *at = lines.polls_at;
+    int64_t n;
+
+    hash_clip(cv, &clip, -1, 0, NULL, &n);
+    ok(n == 45 && lines.blocks == 4 && at[2] > at[1] &&
+       at[3] - at[2] == at[2] - at[1] && at[4] - at[3] == at[3] - at[2],
+       "no frame waits for its block's cache pass: %d, %d, %d polls",
+       at[2] - at[1], at[3] - at[2], at[4] - at[3]);
+    causvid_close(&cv);
 }
 
 static void test_prompt_change(void)
@@ -414,6 +441,7 @@ int main(void)
     snprintf(model_path, sizeof(model_path), "%s/tests/model/fixtures/clip/"
              "model", src ? src : ".");
     test_clips();
+    test_order();
     test_prompt_change();
     test_endless();
     test_stops();

@@ -67,23 +67,34 @@ static int plan(int64_t *bytes, const CvModel *model, const CvClip *clip)
     return err;
 }
 
-/* Stream one more part of the model: 1, or 0 where that cannot be. */
-static int stream_more(const CvModel *model)
+/* Stream more of the model, for want of so many bytes: 1, or 0 where that cannot
+ * be. */
+static int stream_more(const CvModel *model, int64_t bytes)
 {
-    return cv_umt5_stream(model->umt5) || cv_dit_stream_text(model->dit);
+    return cv_umt5_stream(model->umt5) || cv_dit_stream_text(model->dit) ||
+           cv_dit_stream_layers(model->dit, bytes);
 }
 
-static const char *streamed_text(const CvModel *model)
+static const char *streamed_text(const CvModel *model, char text[160])
 {
-    return cv_dit_streamed_bytes(model->dit)
-        ? "text encoder streamed, the transformer's weights for text too"
-        : "text encoder streamed";
+    const int64_t layers = cv_dit_streamed_layers(model->dit);
+
+    if (layers)
+        snprintf(text, 160, "text encoder streamed, and of the transformer its "
+                 "weights for text and %" PRId64 " of %" PRId64 " layers, these "
+                 "for each step", layers, cv_dit_size(model->dit)->layers);
+    else
+        snprintf(text, 160, "text encoder streamed%s",
+                 cv_dit_streamed_bytes(model->dit)
+                 ? ", and the transformer's weights for text" : "");
+    return text;
 }
 
 int cv_budget_open(CvModel *model, const CausvidClip *first,
                    char why[CV_WHY_SIZE])
 {
     int64_t resident, needed, least;
+    char text[160];
     CausvidClip recipe;
     CvMemory m;
     CvClip clip;
@@ -99,23 +110,23 @@ int cv_budget_open(CvModel *model, const CausvidClip *first,
     /* Of a very small model a layer's scratch can be more than all of it. */
     for (needed = least = resident; needed > most(&m);
          least = needed < least ? needed : least) {
-        if (!stream_more(model))
+        if (!stream_more(model, needed - most(&m)))
             return refuse(model, &clip, &m, resident, least, why);
         if ((err = plan(&needed, model, &clip)) < 0)
             return err;
         needed += m.taken;
     }
     if (needed != resident)
-        cv_log(model->log, CAUSVID_LOG_INFO, "%s: %lld MB in place of %lld "
-               "MB, and read again for each prompt", streamed_text(model),
-               megabytes(needed), megabytes(resident));
+        cv_log(model->log, CAUSVID_LOG_INFO, "%s: %lld MB in place of %lld MB",
+               streamed_text(model, text), megabytes(needed),
+               megabytes(resident));
     return 0;
 }
 
 int cv_budget_clip(const CvModel *model, const CvClip *clip,
                    const CvArena *arena)
 {
-    char why[CV_WHY_SIZE];
+    char why[CV_WHY_SIZE], text[160];
     int64_t needed;
     CvMemory m;
     int err = cv_memory(model->backend, &m);
@@ -129,12 +140,12 @@ int cv_budget_clip(const CvModel *model, const CvClip *clip,
     needed = m.taken + (int64_t)arena->peak;
     if (needed <= most(&m))
         return 0;
-    if (!stream_more(model)) {
+    if (!stream_more(model, needed - most(&m))) {
         err = refuse(model, clip, &m, 0, needed, why);
         return cv_fail(model->log, -err, "%s", why);
     }
     cv_log(model->log, CAUSVID_LOG_INFO, "%s from now on: otherwise this clip "
-           "needs %lld MB, %s %lld MB", streamed_text(model),
+           "needs %lld MB, %s %lld MB", streamed_text(model, text),
            megabytes(needed), limit_text(&m), (long long)(most(&m) / 1000000));
     return 1;
 }

@@ -6,8 +6,10 @@
  * Where memory is limited (by the caller, or by what is free) what only a prompt
  * needs is resident if there is room for it, and streamed otherwise: first the
  * text encoder, then the transformer's weights for text; when the model is
- * opened, before anything is loaded, and again when a clip needs more. What does
- * not even fit then is refused with the figures.
+ * opened, before anything is loaded, and again when a clip needs more. Where even
+ * that is not enough for the first clip, so are as many layers of the transformer
+ * as it takes, which each pass then reads. What does not fit even so is refused
+ * with the figures.
  */
 #ifndef CV_BUDGET_H
 #define CV_BUDGET_H

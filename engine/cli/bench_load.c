@@ -36,7 +36,7 @@ typedef struct Load {
     CvModelFiles files;
     CvInfoPart parts[PARTS];
     int streamed;                     /* the text encoder */
-    int64_t streamed_text;            /* bytes of the transformer */
+    int64_t streamed_dit;             /* bytes of the transformer */
     int64_t bytes[ROWS], resident;
     char device[160];
 } Load;
@@ -94,12 +94,12 @@ static int describe(Load *l)
         l->parts[part] = parts[i];
     }
     l->streamed = !cv_umt5_bytes(m->umt5);
-    l->streamed_text = cv_dit_streamed_bytes(m->dit);
+    l->streamed_dit = cv_dit_streamed_bytes(m->dit);
     l->resident = (int64_t)cv_model_bytes(m);
     for (int part = 0; part < PARTS; part++) {
         l->bytes[part] = part == TEXT && l->streamed ? 0 : l->parts[part].bytes;
         if (part == TRANSFORMER)
-            l->bytes[part] -= l->streamed_text;
+            l->bytes[part] -= l->streamed_dit;
         l->bytes[SUM] += l->bytes[part];
     }
     snprintf(l->device, sizeof(l->device), "%s, %s", m->backend->name,
@@ -225,9 +225,9 @@ static void print_text(const Load *l, const char *command)
     }
     if (l->streamed)
         printf("the text encoder is streamed: of it nothing is loaded\n");
-    if (l->streamed_text)
-        printf("of the transformer, %.3f GB are streamed, its weights for "
-               "text\n", (double)l->streamed_text / 1e9);
+    if (l->streamed_dit)
+        printf("of the transformer, %.3f GB are streamed\n",
+               (double)l->streamed_dit / 1e9);
     printf("takes %.3f GB when it is loaded\n", (double)l->resident / 1e9);
     if (l->runs > 1)
         printf("\n%34s %24s\n", "the first time",
@@ -297,8 +297,8 @@ static int print_json(const Load *l, const char *command)
     err |= cv_info_add(o, "device", cJSON_CreateString(l->device));
     err |= cv_info_add(o, "runs", cJSON_CreateNumber(l->runs));
     err |= cv_info_add(o, "streamed", cJSON_CreateBool(l->streamed));
-    err |= cv_info_add(o, "streamed_text_bytes",
-                       cJSON_CreateNumber((double)l->streamed_text));
+    err |= cv_info_add(o, "streamed_transformer_bytes",
+                       cJSON_CreateNumber((double)l->streamed_dit));
     err |= cv_info_add(o, "resident_bytes",
                        cJSON_CreateNumber((double)l->resident));
     err |= cv_info_add(o, "memory_before",

@@ -57,9 +57,9 @@ static int plan_clip(CvModel *model, const CausvidClip *args, CvClip *clip,
     return 0;
 }
 
-/* With all resident, with the text encoder streamed, and with the transformer's
- * weights for text too. */
-enum { RESIDENT, STREAMED, LEAST, N_PLANS };
+/* What is streamed: nothing, the text encoder, the transformer's weights for text
+ * too, and its layers. */
+enum { RESIDENT, STREAMED, TEXT, LEAST, N_PLANS };
 
 /* The same in bf16 or fp8, as a GPU takes it; without a word, all was said
  * before. */
@@ -79,8 +79,10 @@ static int plan_gpu(const CausvidSettings *settings, const CausvidClip *args,
         for (int i = RESIDENT; i < N_PLANS && !err; i++) {
             if (i == STREAMED)
                 cv_umt5_stream(model.umt5);
-            else if (i == LEAST)
+            else if (i == TEXT)
                 cv_dit_stream_text(model.dit);
+            else if (i == LEAST)
+                cv_dit_stream_layers(model.dit, INT64_MAX);
             err = plan_clip(&model, args, &clip, &gpu[i]);
         }
         cv_model_close(&model);
@@ -106,6 +108,9 @@ static void print_text(const CvModel *m, const CvInfoPart *parts,
                        const Memory *memory, const Memory gpu[N_PLANS],
                        const char *type)
 {
+    static const char *const streamed[N_PLANS] = {
+        "", "its text encoder", "its weights for text", "all of its layers"
+    };
     const CvRecipe *r = &m->recipe;
 
     printf("model         %s\n", m->files.root);
@@ -144,8 +149,7 @@ static void print_text(const CvModel *m, const CvInfoPart *parts,
     for (int i = STREAMED; i < N_PLANS; i++)
         if (gpu_total(&gpu[i]) < gpu_total(&gpu[i - 1]))
             printf("              %.0f MB there with %s streamed%s: weights "
-                   "%.0f MB, clip %.0f MB\n", gpu_total(&gpu[i]),
-                   i == STREAMED ? "its text encoder" : "its weights for text",
+                   "%.0f MB, clip %.0f MB\n", gpu_total(&gpu[i]), streamed[i],
                    i == STREAMED ? "" : " too", gpu[i].weights, gpu[i].clip);
 }
 
@@ -230,6 +234,8 @@ static int print_json(const CvModel *m, const CvInfoPart *parts,
         add(o, "gpu_mb", cJSON_CreateNumber(gpu_total(gpu))) < 0 ||
         add(o, "gpu_streamed_mb",
             cJSON_CreateNumber(gpu_total(&gpu[STREAMED]))) < 0 ||
+        add(o, "gpu_text_streamed_mb",
+            cJSON_CreateNumber(gpu_total(&gpu[TEXT]))) < 0 ||
         add(o, "gpu_least_mb",
             cJSON_CreateNumber(gpu_total(&gpu[LEAST]))) < 0 ||
         !(text = cJSON_Print(o)))

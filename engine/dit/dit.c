@@ -315,9 +315,8 @@ static int feed_forward(Pass *p, const CvDitLayer *layer)
 }
 
 /* kv_only: stop once the keys and values are in the cache. */
-static int run_layer(Pass *p, int64_t i, int kv_only)
+static int run_layer(Pass *p, const CvDitLayer *layer, int64_t i, int kv_only)
 {
-    const CvDitLayer *layer = &p->dit->layers[i];
     const int64_t step = part_rows(p);
     int64_t at = p->state->cache_k.dim[0] > 1 ? i : 0;
     int64_t rows = p->state->cache_k.dim[1];
@@ -406,6 +405,21 @@ static int place_block(Pass *p, const CvTensor *x, int64_t block)
     return 0;
 }
 
+/* Layer i, from where its weights are. */
+static int get_and_run_layer(Pass *p, int64_t i, int kv_only)
+{
+    size_t mark = cv_arena_mark(p->run->arena);
+    CvDitLayer layer;
+    int err = cv_aborted(p->run->log);
+
+    if (!err)
+        err = cv_dit_get_layer(p->dit, p->run, i, &layer);
+    if (!err)
+        err = run_layer(p, &layer, i, kv_only);
+    cv_arena_release(p->run->arena, mark);
+    return err;
+}
+
 int cv_dit_forward(CvDit *dit, CvRun *run, CvDitState *state,
                    const CvTensor *flow, const CvTensor *x, double timestep,
                    int64_t block)
@@ -428,11 +442,10 @@ int cv_dit_forward(CvDit *dit, CvRun *run, CvDitState *state,
                             (int)x->dim[0], state->h / 2, state->w / 2);
     if (!err)
         err = embed_patches(&p, x);
-    for (int64_t i = 0; i < dit->size.layers && !err; i++) {
-        err = cv_aborted(run->log);
-        if (!err)
-            err = run_layer(&p, i, !flow && i == dit->size.layers - 1);
-    }
+    for (int64_t i = 0; i < dit->size.layers && !err; i++)
+        err = get_and_run_layer(&p, i, !flow && i == dit->size.layers - 1);
+    if (dit->resident < dit->size.layers)
+        err = cv_load_end(&dit->loader, err);
     if (!err && flow)
         err = run_head(&p, flow);
     cv_arena_release(run->arena, mark);

@@ -31,6 +31,11 @@ int cv_dit_load(CvDit *dit);
  * is read from the file for each prompt, with the same bytes: what was taken for
  * it is given back. As cv_umt5_stream(). */
 int cv_dit_stream_text(CvDit *dit);
+/* Let each pass read more of the layers, before cv_dit_load(): as many as give
+ * back this many bytes, at the price of room for one of them in each run. 0 when
+ * there are no more, or it is loaded. */
+int cv_dit_stream_layers(CvDit *dit, int64_t bytes);
+int64_t cv_dit_streamed_layers(const CvDit *dit);
 /* What is streamed, as it is stored; 0: nothing. */
 int64_t cv_dit_streamed_bytes(const CvDit *dit);
 void cv_dit_close(CvDit **dit);

@@ -31,14 +31,16 @@ typedef struct CvDitLayer {
     CvTensor self_norm_q, self_norm_k;
     CvTensor norm3, norm3_bias;      /* only with dit->cross_norm */
     CvDitLinear cross_q, cross_o;
-    CvTensor cross_norm_q, cross_norm_k;
+    CvTensor cross_norm_q;
     CvDitLinear ffn_up, ffn_down;
+    size_t before;                   /* bytes of the arena in front of it */
 } CvDitLayer;
 
 /* What only a new prompt needs: in each layer the keys and values of cross
  * attention, a seventh of all weights, and in front of them an MLP. */
 typedef struct CvDitTextLayer {
     CvDitLinear k, v;
+    CvTensor norm_k;
 } CvDitTextLayer;
 
 typedef struct CvDitText {
@@ -56,9 +58,10 @@ struct CvDit {
     CvTensor head_modulation;        /* float32 [2, dim] */
     CvDitLinear head;                /* [4 * channels, dim] */
     CvDitLayer *layers;
-    CvDitText text;                  /* these two only if not streamed */
+    CvDitText text;
     CvDitTextLayer *text_layers;
-    int text_streamed;
+    int64_t resident;                /* layers; the others and the texts, if */
+    int text_streamed;               /* streamed, have types but no data */
     CvLoader loader;                 /* its files are open until they are
                                         loaded, or as long as memory has a
                                         limit */
@@ -75,10 +78,23 @@ int cv_dit_read_sizes(CvDit *dit, CvWeights *weights, CvLog *log);
 int cv_dit_read_config(CvDit *dit, const char *path, const char *weights,
                        CvLog *log);
 
-/* Load what only a prompt needs, into the loader's arena; of layer `number`. */
+/* Load into the loader's arena: what only a prompt needs, of all and of layer
+ * `number`; what a pass needs of that. */
 int cv_dit_load_text(const CvDit *dit, CvLoader *loader, CvDitText *text);
 int cv_dit_load_text_layer(const CvDit *dit, CvLoader *loader,
                            CvDitTextLayer *layer, int64_t number);
+int cv_dit_load_layer(const CvDit *dit, CvLoader *loader, CvDitLayer *layer,
+                      int64_t number);
+
+/* stream.c: the same from where it is kept: what is resident, or loaded into the
+ * run's arena. Before their files are closed, cv_load_end() has to follow. */
+int cv_dit_get_text(const CvDit *dit, CvRun *run, CvDitText *text);
+int cv_dit_get_text_layer(const CvDit *dit, CvRun *run, int64_t number,
+                          CvDitTextLayer *layer);
+int cv_dit_get_layer(const CvDit *dit, CvRun *run, int64_t number,
+                     CvDitLayer *layer);
+/* Look what LoRA files change of what is streamed, so that it counts. */
+int cv_dit_plan_streamed(const CvDit *dit);
 
 /* Layer `layer` of a tensor [layers, ...], without the first dimension, cut to
  * its first `rows` rows: [rows, ...]. */

@@ -70,7 +70,7 @@ static void block_name(char block[STEM_SIZE / 2], int64_t number)
     snprintf(block, STEM_SIZE / 2, "blocks.%" PRId64 ".", number);
 }
 
-static int load_layer(const CvDit *dit, CvLoader *loader, CvDitLayer *layer,
+int cv_dit_load_layer(const CvDit *dit, CvLoader *loader, CvDitLayer *layer,
                       int64_t number)
 {
     const CvType a = loader->backend->activation, x = CV_F32; /* residual */
@@ -88,7 +88,6 @@ static int load_layer(const CvDit *dit, CvLoader *loader, CvDitLayer *layer,
         { &layer->self_norm_q, "self_attn.norm_q.weight" },
         { &layer->self_norm_k, "self_attn.norm_k.weight" },
         { &layer->cross_norm_q, "cross_attn.norm_q.weight" },
-        { &layer->cross_norm_k, "cross_attn.norm_k.weight" },
         { &layer->norm3, "norm3.weight" }, /* the last two may be absent */
         { &layer->norm3_bias, "norm3.bias" },
     };
@@ -97,6 +96,7 @@ static int load_layer(const CvDit *dit, CvLoader *loader, CvDitLayer *layer,
     int err;
 
     block_name(block, number);
+    loader->quantise = loader->backend->narrow;
     layer->modulation = CV_TENSOR(NULL, CV_F32, 6, dim);
     err = load_vector(loader, &layer->modulation, block, "modulation");
     if (!err)
@@ -111,6 +111,7 @@ static int load_layer(const CvDit *dit, CvLoader *loader, CvDitLayer *layer,
         *vectors[i].t = CV_TENSOR(NULL, CV_F32, dim);
         err = load_vector(loader, vectors[i].t, block, vectors[i].name);
     }
+    loader->quantise = 0;
     return err;
 }
 
@@ -140,10 +141,13 @@ int cv_dit_load_text_layer(const CvDit *dit, CvLoader *loader,
         err = load_linear(loader, &layer->v, block, "cross_attn.v", a, dim,
                           dim);
     loader->quantise = 0;
-    return err;
+    layer->norm_k = CV_TENSOR(NULL, CV_F32, dim);
+    return err ? err : load_vector(loader, &layer->norm_k, block,
+                                   "cross_attn.norm_k.weight");
 }
 
-/* What each pass needs. */
+/* What each pass needs. Only matrices of layers become fp8 with precision=fp8:
+ * all else has little to do and much to lose. */
 static int load_passes(CvDit *dit, CvLoader *loader)
 {
     const CvDitSize *size = &dit->size;
@@ -177,14 +181,12 @@ static int load_passes(CvDit *dit, CvLoader *loader)
         err = load_vector(loader, &dit->patch.bias, "",
                           "patch_embedding.bias");
     *patch = CV_RESHAPE(*patch, dim, 4 * size->in_channels);
-    /* What is above has little to do and much to lose. */
-    loader->quantise = loader->backend->narrow;
-    for (int64_t i = 0; i < size->layers && !err; i++) {
+    for (int64_t i = 0; i < dit->resident && !err; i++) {
+        dit->layers[i].before = loader->arena->used;
         err = cv_aborted(loader->log);
         if (!err)
-            err = load_layer(dit, loader, &dit->layers[i], i);
+            err = cv_dit_load_layer(dit, loader, &dit->layers[i], i);
     }
-    loader->quantise = 0;
     return err;
 }
 
@@ -202,8 +204,8 @@ static int load_texts(CvDit *dit, CvLoader *loader)
     return err;
 }
 
-/* Everything; run once while the arenas plan and once for real. What is streamed
- * is planned even then, for nothing but to find what LoRA files change of it. */
+/* Everything that is resident; run once while the arenas plan and once for
+ * real. */
 static int load_all(CvDit *dit)
 {
     CvLoader *loader = &dit->loader;
@@ -212,12 +214,8 @@ static int load_all(CvDit *dit)
     loader->arena = &dit->arena;
     err = load_passes(dit, loader);
     loader->arena = &dit->text_arena;
-    if (err || !dit->text_streamed)
-        return err ? err : load_texts(dit, loader);
-    loader->streamed = 1;
-    cv_arena_plan(loader->arena, loader->backend);
-    err = load_texts(dit, loader);
-    loader->backend->planning = 0;
+    if (!err && !dit->text_streamed)
+        err = load_texts(dit, loader);
     return err;
 }
 
@@ -269,6 +267,7 @@ int cv_dit_open(CvDit **out, CvBackend *backend, const char *path,
                              sizeof(*dit->layers), "the transformer's layers");
         goto fail;
     }
+    dit->resident = dit->size.layers;
     cv_arena_plan(&dit->arena, backend);
     cv_arena_plan(&dit->text_arena, backend);
     err = load_all(dit);
@@ -313,35 +312,13 @@ int cv_dit_load(CvDit *dit)
     if (!err)
         err = cv_load_end(loader, load_all(dit));
     if (!err)
+        err = cv_dit_plan_streamed(dit);
+    if (!err)
         cv_loras_finish(loader);
     cv_load_release(loader);
     if (err || (memory.room == INT64_MAX && memory.budget == INT64_MAX))
         close_files(dit);
     return err;
-}
-
-int cv_dit_stream_text(CvDit *dit)
-{
-    if (dit->text_streamed || !dit->loader.weights)
-        return 0;
-    dit->text_streamed = 1;
-    cv_arena_free(&dit->text_arena);
-    return 1;
-}
-
-int64_t cv_dit_streamed_bytes(const CvDit *dit)
-{
-    static const char *const parts[] = { "text_embedding.", ".cross_attn.k.",
-                                         ".cross_attn.v." };
-    CvWeights *weights = dit->loader.weights;
-    int64_t bytes = 0;
-
-    for (int64_t i = 0; dit->text_streamed && i < cv_weights_count(weights);
-         i++)
-        for (size_t k = 0; k < sizeof(parts) / sizeof(*parts); k++)
-            if (strstr(cv_weights_at(weights, i)->name, parts[k]))
-                bytes += cv_tensor_bytes(&cv_weights_at(weights, i)->tensor);
-    return bytes;
 }
 
 void cv_dit_close(CvDit **dit)

@@ -51,35 +51,6 @@ size_t cv_dit_slot_bytes(const CvDitState *state)
     return bytes < 0 ? 0 : 2 * (size_t)bytes / (size_t)state->slots;
 }
 
-/* A loader into scratch. */
-static CvLoader stream(const CvDit *dit, CvRun *run)
-{
-    CvLoader loader = dit->loader;
-
-    loader.arena    = run->arena;
-    loader.streamed = 1;
-    return loader;
-}
-
-/* Weights, from where they are kept. */
-static int get_text(const CvDit *dit, CvRun *run, CvDitText *text)
-{
-    CvLoader loader = stream(dit, run);
-
-    *text = dit->text;
-    return dit->text_streamed ? cv_dit_load_text(dit, &loader, text) : 0;
-}
-
-static int get_text_layer(const CvDit *dit, CvRun *run, int64_t number,
-                          CvDitTextLayer *layer)
-{
-    CvLoader loader = stream(dit, run);
-
-    *layer = dit->text_layers[number];
-    return dit->text_streamed
-        ? cv_dit_load_text_layer(dit, &loader, layer, number) : 0;
-}
-
 /* The text MLP: rows of out, A [rows, dim]. */
 static int embed_text(const CvDit *dit, CvRun *run, const CvTensor *out,
                       const CvTensor *text)
@@ -98,7 +69,7 @@ static int embed_text(const CvDit *dit, CvRun *run, const CvTensor *out,
     if (!err)
         err = cv_arena_tensor(run->arena, &hidden);
     if (!err)
-        err = get_text(dit, run, &weights);
+        err = cv_dit_get_text(dit, run, &weights);
     if (err)
         goto end;
     part = cv_rows(&padded, 0, n);
@@ -126,15 +97,14 @@ static int set_layer(const CvDit *dit, CvRun *run, const CvDitState *state,
     CvTensor k = cv_dit_layer_rows(&state->text_k, number, rows);
     CvTensor v = cv_dit_layer_rows(&state->text_v, number, rows);
     CvDitTextLayer layer;
-    int err = get_text_layer(dit, run, number, &layer);
+    int err = cv_dit_get_text_layer(dit, run, number, &layer);
 
     k = CV_RESHAPE(k, rows, dim);
     v = CV_RESHAPE(v, rows, dim);
     if (!err)
         err = cv_dit_linear(b, &k, context, &layer.k, CV_EPI_NONE);
     if (!err)
-        err = cv_rms_norm(b, &k, &k, &dit->layers[number].cross_norm_k,
-                          dit->eps);
+        err = cv_rms_norm(b, &k, &k, &layer.norm_k, dit->eps);
     if (!err)
         err = cv_dit_linear(b, &v, context, &layer.v, CV_EPI_NONE);
     cv_arena_release(run->arena, mark);

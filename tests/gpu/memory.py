@@ -79,12 +79,13 @@ def write_inputs(path):
 
 
 def budgets(causvid, args):
-    """None, and budgets with which the text encoder is streamed, and the
-    transformer's weights for text too."""
+    """None, and budgets with which the text encoder is streamed, the
+    transformer's weights for text too, and some of its layers."""
     args = [a for a in args if a != "--model"]
     info = json.loads(run([causvid, "info", "--json", "--size", "96x64",
                            "--frames", "33", *TOKENIZER, *args], 60).stdout)
-    sizes = [info[f"gpu_{key}mb"] for key in ("", "streamed_", "least_")]
+    sizes = [info[f"gpu_{key}mb"] for key in ("", "streamed_", "text_streamed_",
+                                          "least_")]
     return [None] + [f"{(a + b) / 2:.3f}M" for a, b in zip(sizes, sizes[1:])]
 
 
@@ -92,8 +93,8 @@ def streamed_bytes(causvid, name, args, folder, limit=200):
     """The same outputs with and without room for what only a prompt needs."""
     inputs = os.path.join(folder, "inputs.safetensors")
     write_inputs(inputs)
-    outputs = [os.path.join(folder, f"{i}.safetensors") for i in range(3)]
-    signs = ["text encoder streamed", "weights for text too"]
+    outputs = [os.path.join(folder, f"{i}.safetensors") for i in range(4)]
+    signs = ["text encoder streamed", "weights for text", " layers, these"]
     try:
         for i, vram in enumerate(budgets(causvid, args)):
             done = run([causvid, "trace", "--device", "cuda", *TOKENIZER, *args,
@@ -133,6 +134,8 @@ def main():
         bench(causvid, "14B, vram=28G", LARGE + ["--vram", "28G"])
         bench(causvid, "14B in fp8, vram=17G",
               LARGE + ["--precision", "fp8", "--vram", "17G"])
+        bench(causvid, "14B in fp8, vram=10G",
+              LARGE + ["--precision", "fp8", "--vram", "10G"])
     with tempfile.TemporaryDirectory(dir=args.file) as folder:
         streamed_bytes(causvid, "random:tiny", ["--model", "random:tiny"],
                        folder)

@@ -436,8 +436,8 @@ static void test_small_device(void)
        strstr(lines.error, "; there are "), "device=cuda: %s",
        lines.error);
     unsetenv("EMULATED_MEMORY");
-    ok(!run_tiny(CAUSVID_DEVICE_AUTO, 150000000, &lines) &&
-       lines.n_errors == 1 && strstr(lines.error, "vram= allows 150 MB"),
+    ok(!run_tiny(CAUSVID_DEVICE_AUTO, CV_CUDA_OWN_BYTES + 1000, &lines) &&
+       lines.n_errors == 1 && strstr(lines.error, "vram= allows 142 MB"),
        "device=auto with a budget: %s", lines.error);
 }
 

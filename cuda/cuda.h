@@ -157,6 +157,10 @@ int cv_cuda_plain_product(CvCuda *cuda, void *y, const void *x,
                           const void *x_scale, const void *w,
                           const void *w_scale, int64_t n, int64_t o, int64_t i);
 
+/* product8.cu. Linear from P to P, on Hopper. ENOSYS, not logged: not of such
+ * sizes, at such addresses, on this GPU. */
+int cv_cuda_product8(CvCuda *cuda, const CvLinear *a);
+
 /* fp8.cu. Rows of a matrix: out (bf16 [rows, columns]) = scale[row] * src; at
  * most 2^31 elements. */
 int cv_cuda_from_fp8(CvCuda *cuda, void *out, const void *src, CvType type,

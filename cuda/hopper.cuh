@@ -34,13 +34,23 @@ typedef struct __align__(64) CvTensorMap {
     uint64_t opaque[16];
 } CvTensorMap;
 
-/* Describe n_dims (3 or 4) dimensions of bf16 at `base`, the fastest first, of
- * which boxes of box[i] are copied, box[0] = 64: rows of 128 bytes, swizzled;
- * what lies outside is 0. step[i]: elements from one of dimension i + 1 to the
- * next. base and steps are aligned to 16 bytes. */
-static inline int cv_tensor_map_n(CvCuda *cuda, CvTensorMap *map, int n_dims,
-                                  const void *base, const int64_t *dim,
-                                  const int64_t *step, const int *box)
+/* How a tensor map's elements lie in shared memory: what cuTensorMapEncodeTiled
+ * calls their type and their swizzling, and bytes of one. */
+typedef struct CvTensorForm {
+    int type, swizzle, bytes;
+} CvTensorForm;
+
+/* bf16: rows of 64, 128 bytes. */
+static const CvTensorForm cv_form_bf16 = { 9, 3, (int)sizeof(cv_bf16) };
+
+/* Describe n_dims (3 or 4) dimensions of `form` at `base`, the fastest first,
+ * of which boxes of box[i] are copied, box[0] = 64, swizzled; what lies outside
+ * is 0. step[i]: elements from one of dimension i + 1 to the next. base and
+ * steps are aligned to 16 bytes. */
+static inline int cv_tensor_map_of(CvCuda *cuda, CvTensorMap *map,
+                                   CvTensorForm form, int n_dims,
+                                   const void *base, const int64_t *dim,
+                                   const int64_t *step, const int *box)
 {
     /* cuTensorMapEncodeTiled; its enumerations, by value. */
     typedef int (*Encode)(void *map, int type, uint32_t rank, void *base,
@@ -48,8 +58,7 @@ static inline int cv_tensor_map_n(CvCuda *cuda, CvTensorMap *map, int n_dims,
                           const uint32_t *box, const uint32_t *every,
                           int interleave, int swizzle, int promotion,
                           int fill);
-    enum { BFLOAT16 = 9, NOT_INTERLEAVED = 0, SWIZZLE_128 = 3,
-           PROMOTE_256 = 3, ZEROS = 0 };
+    enum { NOT_INTERLEAVED = 0, PROMOTE_256 = 3, ZEROS = 0 };
     uint64_t dims[4], steps[3];
     uint32_t boxes[4], every[4] = { 1, 1, 1, 1 };
     cudaDriverEntryPointQueryResult found;
@@ -66,12 +75,20 @@ static inline int cv_tensor_map_n(CvCuda *cuda, CvTensorMap *map, int n_dims,
         boxes[i] = (uint32_t)box[i];
     }
     for (int i = 0; i + 1 < n_dims; i++)
-        steps[i] = (uint64_t)step[i] * sizeof(cv_bf16);
-    if (((Encode)encode)(map, BFLOAT16, (uint32_t)n_dims,
+        steps[i] = (uint64_t)(step[i] * form.bytes);
+    if (((Encode)encode)(map, form.type, (uint32_t)n_dims,
                          (void *)(uintptr_t)base, dims, steps, boxes, every,
-                         NOT_INTERLEAVED, SWIZZLE_128, PROMOTE_256, ZEROS))
+                         NOT_INTERLEAVED, form.swizzle, PROMOTE_256, ZEROS))
         return cv_cuda_check(cuda, cudaErrorInvalidValue, "a tensor map");
     return 0;
+}
+
+static inline int cv_tensor_map_n(CvCuda *cuda, CvTensorMap *map, int n_dims,
+                                  const void *base, const int64_t *dim,
+                                  const int64_t *step, const int *box)
+{
+    return cv_tensor_map_of(cuda, map, cv_form_bf16, n_dims, base, dim, step,
+                            box);
 }
 
 static inline int cv_tensor_map(CvCuda *cuda, CvTensorMap *map,

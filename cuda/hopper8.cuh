@@ -32,6 +32,9 @@ static __device__ __forceinline__ void cv_bulk_load(void *shared,
                  : "memory");
 }
 
+/* Of a tensor map of bytes: rows of 64, swizzled as the next operand has it. */
+static const CvTensorForm cv_form_bytes = { 0, 2, 1 };
+
 /* Operand of rows of 64 bytes, of which 8 make 512 aligned bytes, and 16-byte
  * chunk c of row r lies at place c ^ (r / 2 % 4). */
 static __device__ __forceinline__ uint64_t cv_wgmma_operand64(const void *p)
@@ -97,6 +100,23 @@ cv_wgmma_e4m3_n136_r(float d[68], const uint32_t a[4], uint64_t b)
           CV_F8(d, 40), CV_F8(d, 48), CV_F8(d, 56), "+f"(d[64]), "+f"(d[65]),
           "+f"(d[66]), "+f"(d[67])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
+/* d[64, 192] = (add ? d : 0) + a[64, 32] b[192, 32]^T, e4m3, sums as above. */
+static __device__ __forceinline__ void
+cv_wgmma_e4m3_n192(float d[96], uint64_t a, uint64_t b, int add)
+{
+    asm volatile(
+        "{\n"
+        ".reg .pred p;\n"
+        "setp.ne.b32 p, %98, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n192k32.f32.e4m3.e4m3 "
+        "{" CV_R96 "}, %96, %97, p, 1, 1;\n"
+        "}\n"
+        : CV_F8(d, 0), CV_F8(d, 8), CV_F8(d, 16), CV_F8(d, 24), CV_F8(d, 32),
+          CV_F8(d, 40), CV_F8(d, 48), CV_F8(d, 56), CV_F8(d, 64), CV_F8(d, 72),
+          CV_F8(d, 80), CV_F8(d, 88)
+        : "l"(a), "l"(b), "r"(add));
 }
 
 /* Four numbers as e4m3, the first lowest: nearest even, at most 448. */

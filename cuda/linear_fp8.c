@@ -21,9 +21,10 @@
  *   (gate s) w x + gate b, so the gate of a column goes into the scale of a
  *   weight's row, by a kernel of a few microseconds. [32,760, 5120] with bias and
  *   addition took 1.25 ms, the product alone 1.14.
- * - An output in fp8 needs its row's largest number, which no tile of a product
- *   knows: bf16 to scratch in pieces of rows, GELU included, and from there, out
- *   of the L2 cache, by quantise.cu. Pieces of 1024 rows of 13,824 run at 1430.
+ * - An output in fp8: product8.cu, on Hopper. Elsewhere a row's scale needs its
+ *   largest number, which no tile of a product knows: bf16 to scratch in pieces
+ *   of rows, GELU included, and from there, out of the L2 cache, by quantise.cu.
+ *   Pieces of 1024 rows of 13,824 run at 1430.
  * - All else as in linear.c: a float32 y to scratch, in pieces.
  * What the library has no kernel for (rows that are no multiple of 16 bytes) is
  * multiplied by a plain kernel, slowly: no model of Wan has such.
@@ -193,11 +194,15 @@ static int run_narrow(CvCuda *cuda, const CvLinear *a)
 int cv_cuda_linear_fp8(CvCuda *cuda, const CvLinear *a)
 {
     const int64_t o = a->out->dim[1];
+    int err;
 
     if (o > (int64_t)(CV_CUDA_SUMS / sizeof(float)))
         return cv_fail(cuda->base.log, EINVAL, "linear: %lld outputs are more "
                        "than this backend has room for", (long long)o);
-    return a->out_scale ? run_narrow(cuda, a) : run(cuda, a);
+    if (!a->out_scale)
+        return run(cuda, a);
+    err = cv_cuda_product8(cuda, a);
+    return err == CAUSVID_ERR(ENOSYS) ? run_narrow(cuda, a) : err;
 }
 
 /* ---- what the library can do ---- */

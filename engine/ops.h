@@ -57,7 +57,9 @@ typedef enum CvEpilogue {
  * x: A, or P with x_scale and a weight of that type. weight: W or fp8 with
  * scale. bias: float32 or A, or NULL; the fast one is of out's type, with x in
  * P it is A. out: A, or float32 for the residual stream, or P
- * with out_scale: then x is in P, the epilogue NONE or GELU, and the bias A.
+ * with out_scale: then x is in P, the epilogue NONE or GELU, and the bias A, and
+ * out_scale[n] may be larger than P says: up to what no |y| of the row can be
+ * above, |x[n]|_2 * the largest |weight[o]|_2 + the largest |bias[o]|, / 448.
  * other: as out (in place with out allowed) for MUL, ADD, GATE_ADD.
  * mod: float32 [g, r, o] for GATE_ADD: token t takes group t / (n / g); g
  * divides n.

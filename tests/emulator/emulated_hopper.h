@@ -19,18 +19,27 @@
 
 /* ---- tensor maps ---- */
 
+typedef struct CvTensorForm {
+    int swizzle, bytes; /* swizzled within so many bytes */
+} CvTensorForm;
+
+static const CvTensorForm cv_form_bf16 = { 128, 2 };
+
 typedef struct CvTensorMap {
-    const cv_bf16 *base;
+    const unsigned char *base;
+    CvTensorForm form;
     int n_dims;
     int64_t dim[4], step[3];
     int box[4];
 } CvTensorMap;
 
-static inline int cv_tensor_map_n(CvCuda *, CvTensorMap *map, int n_dims,
-                                  const void *base, const int64_t *dim,
-                                  const int64_t *step, const int *box)
+static inline int cv_tensor_map_of(CvCuda *, CvTensorMap *map,
+                                   CvTensorForm form, int n_dims,
+                                   const void *base, const int64_t *dim,
+                                   const int64_t *step, const int *box)
 {
-    map->base = (const cv_bf16 *)base;
+    map->base = (const unsigned char *)base;
+    map->form = form;
     map->n_dims = n_dims;
     map->dim[3] = map->box[3] = 1;
     map->step[2] = 0;
@@ -42,12 +51,21 @@ static inline int cv_tensor_map_n(CvCuda *, CvTensorMap *map, int n_dims,
     }
     for (int i = 0; i + 1 < n_dims; i++) {
         map->step[i] = step[i];
-        if (step[i] * 2 % 16)
+        if (step[i] * form.bytes % 16)
             emulator_fail("tensor map: step of dimension %d", i + 1);
     }
-    if ((uintptr_t)base % 16 || box[0] * 2 > 128)
-        emulator_fail("tensor map: address or rows of over 128 bytes");
+    if ((uintptr_t)base % 16 || box[0] * form.bytes > form.swizzle)
+        emulator_fail("tensor map: address or rows of over %d bytes",
+                      form.swizzle);
     return 0;
+}
+
+static inline int cv_tensor_map_n(CvCuda *cuda, CvTensorMap *map, int n_dims,
+                                  const void *base, const int64_t *dim,
+                                  const int64_t *step, const int *box)
+{
+    return cv_tensor_map_of(cuda, map, cv_form_bf16, n_dims, base, dim, step,
+                            box);
 }
 
 static inline int cv_tensor_map(CvCuda *cuda, CvTensorMap *map,
@@ -59,13 +77,15 @@ static inline int cv_tensor_map(CvCuda *cuda, CvTensorMap *map,
 
 static inline size_t emulator_box_bytes(const CvTensorMap *m)
 {
-    return (size_t)128 * m->box[1] * m->box[2] * m->box[3];
+    return (size_t)m->form.swizzle * m->box[1] * m->box[2] * m->box[3];
 }
 
-/* A 16-byte chunk's place among 128-byte rows, by its address. */
-static inline unsigned char *emulator_swizzle(uintptr_t address)
+/* A 16-byte chunk's place among rows of 128 or 64 bytes, by its address. */
+static inline unsigned char *emulator_swizzle(uintptr_t address,
+                                              int row_bytes = 128)
 {
-    return (unsigned char *)(address ^ ((address >> 7 & 7) << 4));
+    return (unsigned char *)(address ^ ((address >> 7 &
+                                         (row_bytes / 16 - 1)) << 4));
 }
 
 /* ---- barriers ---- */
@@ -107,18 +127,23 @@ static inline void emulator_copy_tensor(const EmulatorTensorCopy *c)
     }
     for (int f = c->f; f < c->f + m->box[3]; f++)
         for (int z = c->z; z < c->z + m->box[2]; z++)
-            for (int y = c->y; y < c->y + m->box[1]; y++, row += 128)
+            for (int y = c->y; y < c->y + m->box[1];
+                 y++, row += m->form.swizzle)
                 for (int i = 0; i < m->box[0]; i++) {
-                    int x = c->x + i;
-                    int inside = x >= 0 && x < m->dim[0] && y >= 0 &&
-                                 y < m->dim[1] && z >= 0 && z < m->dim[2] &&
-                                 f >= 0 && f < m->dim[3];
-                    cv_bf16 v = __float2bfloat16_rn(0);
+                    const int x = c->x + i, bytes = m->form.bytes;
+                    const int inside = x >= 0 && x < m->dim[0] && y >= 0 &&
+                                       y < m->dim[1] && z >= 0 &&
+                                       z < m->dim[2] && f >= 0 &&
+                                       f < m->dim[3];
+                    unsigned char *to = emulator_swizzle(row + bytes * i,
+                                                         m->form.swizzle);
 
                     if (inside)
-                        v = m->base[f * m->step[2] + z * m->step[1] +
-                                    y * m->step[0] + x];
-                    memcpy(emulator_swizzle(row + 2 * i), &v, 2);
+                        memcpy(to, m->base + bytes *
+                               (f * m->step[2] + z * m->step[1] +
+                                y * m->step[0] + x), bytes);
+                    else
+                        memset(to, 0, bytes);
                 }
 }
 

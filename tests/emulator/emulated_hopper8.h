@@ -24,6 +24,8 @@ static inline void cv_bulk_load(void *shared, const void *global,
         { (unsigned char *)shared, {}, 0, 0, 0, 0, global, bytes });
 }
 
+static const CvTensorForm cv_form_bytes = { 64, 1 };
+
 static inline uint64_t cv_wgmma_operand64(const void *p)
 {
     uint64_t operand = cv_wgmma_operand(p, 512, 16);
@@ -42,8 +44,7 @@ static inline void emulator_bytes(unsigned char *bytes, uint64_t operand,
         uintptr_t chunk = at + k;
 
         if (operand >> 62 == 2) {
-            chunk += i % 8 * 64;
-            chunk ^= (chunk >> 7 & 3) << 4;
+            chunk = (uintptr_t)emulator_swizzle(chunk + i % 8 * 64, 64);
         } else if (operand >> 62 == 1) {
             chunk = (uintptr_t)emulator_swizzle(chunk + i % 8 * 128);
         } else {
@@ -106,6 +107,8 @@ static inline void emulator_finish_e4m3(EmulatorWgmma *w)
     if (numbers[0x7e] != 448)
         for (int i = 0; i < 256; i++)
             numbers[i] = emulator_e4m3((unsigned char)i);
+    for (int h = 0; h < 2 && !w->from_registers; h++)
+        emulator_bytes(w->bytes[h], w->a_operand, w->row + h * 8);
     for (int i = 0; i < w->n / 2; i++) {
         const int h = i / 2 % 2;
         const int column = i / 4 * 8 + w->column + i % 2;
@@ -114,7 +117,7 @@ static inline void emulator_finish_e4m3(EmulatorWgmma *w)
         int exponent;
 
         emulator_bytes(b, w->b_operand, column);
-        terms[32] = w->d[i];
+        terms[32] = w->add ? w->d[i] : 0;
         largest = fabs(terms[32]);
         for (int k = 0; k < 32; k++) {
             terms[k] = numbers[w->bytes[h][k]] * numbers[b[k]];
@@ -168,10 +171,24 @@ static inline void cv_wgmma_e4m3_n136_r(float d[68], const uint32_t a[4],
     emulator_collective(emulator_gather_a8, &registers, 0xffffffffu,
                         EMULATOR_AT("wgmma"));
     memcpy(w.bytes, registers.out, sizeof(w.bytes));
-    w.add = 1;
+    w.from_registers = w.add = 1;
     w.b_operand = b;
     w.finish = emulator_finish_e4m3;
     emulator_issue(d, 136, w);
+}
+
+static inline void cv_wgmma_e4m3_n192(float d[96], uint64_t a, uint64_t b,
+                                      int add, EMULATOR_HERE)
+{
+    EmulatorWgmma w = {};
+
+    emulator_collective(emulator_nothing, nullptr, 0xffffffffu,
+                        EMULATOR_AT("wgmma"));
+    w.a_operand = a;
+    w.b_operand = b;
+    w.add = add;
+    w.finish = emulator_finish_e4m3;
+    emulator_issue(d, 192, w);
 }
 
 static inline uint32_t emulator_to_e4m3(float x)

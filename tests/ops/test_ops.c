@@ -76,6 +76,12 @@ static const OpTest attention8_tests[] = {
     { NULL, NULL },
 };
 
+/* Of a backend that differs in them alone. */
+static const OpTest narrow_tests[] = {
+    { "linear", test_linear_narrow },
+    { NULL, NULL },
+};
+
 /* Where a backend computes. */
 typedef enum Where {
     ON_CPU,
@@ -119,6 +125,9 @@ static const Backend backends[] = {
     { "cuda float32 (emulated)", .where = EMULATED, CUDA, .cuda.float32 = 1 },
     { "cuda fp8 (emulated)", .where = EMULATED, CUDA, .capability = 90,
       .cuda.fp8 = CV_FP8_ALL, .ops = NARROW },
+    { "cuda fp8, generic kernels (emulated)", .where = EMULATED, CUDA,
+      .capability = 90, .cuda.fp8 = CV_FP8_ALL, .cuda.generic = 1,
+      .tests = narrow_tests },
     { "cuda bf16", .where = ON_GPU, CUDA },
     { "cuda bf16, generic kernels", .where = ON_GPU, CUDA,
       .cuda.generic = 1 },
@@ -126,6 +135,8 @@ static const Backend backends[] = {
     { "cuda float32", .where = ON_GPU, CUDA, .cuda.float32 = 1 },
     { "cuda fp8", .where = ON_GPU, CUDA, .cuda.fp8 = CV_FP8_ALL,
       .ops = NARROW },
+    { "cuda fp8, generic kernels", .where = ON_GPU, CUDA,
+      .cuda.fp8 = CV_FP8_ALL, .cuda.generic = 1, .tests = narrow_tests },
 };
 enum { N_BACKENDS = sizeof(backends) / sizeof(backends[0]) };
 

@@ -289,14 +289,40 @@ static inline void cv_named_wait(int id, int threads, EMULATOR_HERE)
 
 /* ---- registers ---- */
 
+/* What warps of a block have asked for. Hardware has no more than a block began
+ * with, all registers shared out in eights where it is alone; with more, taking
+ * waits for ever. */
+struct EmulatorRegisters {
+    int64_t block; /* the number of it */
+    int of[32];
+};
+inline EmulatorRegisters emulator_registers;
+
+static inline void emulator_set_registers(int n)
+{
+    EmulatorRegisters *r = &emulator_registers;
+    const int threads = (int)blockDim.x;
+    int all = 0;
+
+    if (r->block != emulator_counts.blocks)
+        *r = { emulator_counts.blocks, {} };
+    r->of[threadIdx.x / 32] = n;
+    for (int i = 0; i < 32; i++)
+        all += r->of[i] * 32;
+    if (all > 65536 / threads / 8 * 8 * threads)
+        emulator_fail("setmaxnreg: %d registers of %d threads", all, threads);
+}
+
 template <int n> static inline void cv_registers_give(void)
 {
     static_assert(n >= 24 && n <= 256 && n % 8 == 0, "setmaxnreg");
+    emulator_set_registers(n);
 }
 
 template <int n> static inline void cv_registers_take(void)
 {
     static_assert(n >= 24 && n <= 256 && n % 8 == 0, "setmaxnreg");
+    emulator_set_registers(n);
 }
 
 /* ---- products ---- */

@@ -21,7 +21,8 @@
  *   (gate s) w x + gate b, so the gate of a column goes into the scale of a
  *   weight's row, by a kernel of a few microseconds. [32,760, 5120] with bias and
  *   addition took 1.25 ms, the product alone 1.14.
- * - An output in fp8: product8.cu, on Hopper. Elsewhere a row's scale needs its
+ * - An output in fp8: product8.cu, on Hopper, where trials are asked for (it has
+ *   not run on a GPU). Elsewhere a row's scale needs its
  *   largest number, which no tile of a product knows: bf16 to scratch in pieces
  *   of rows, GELU included, and from there, out of the L2 cache, by quantise.cu.
  *   Pieces of 1024 rows of 13,824 run at 1430.
@@ -201,7 +202,7 @@ int cv_cuda_linear_fp8(CvCuda *cuda, const CvLinear *a)
                        "than this backend has room for", (long long)o);
     if (!a->out_scale)
         return run(cuda, a);
-    err = cv_cuda_product8(cuda, a);
+    err = cuda->trials ? cv_cuda_product8(cuda, a) : CAUSVID_ERR(ENOSYS);
     return err == CAUSVID_ERR(ENOSYS) ? run_narrow(cuda, a) : err;
 }
 

@@ -14,7 +14,7 @@
 
 /* Changes when CvCudaSettings, CvBackend, CvOps or the arguments of an
  * operation do: a module of another version is refused. */
-#define CV_CUDA_ABI 8
+#define CV_CUDA_ABI 9
 
 /* Device memory that an open backend takes for itself; weights and clips come
  * on top, and what CUDA and its libraries need for their code. */
@@ -53,6 +53,7 @@ typedef struct CvCudaSettings {
     int generic;          /* no sm_90a kernels, even where they would run */
     CvAttention8 attention8;
     CvFp8 fp8;            /* without float32 */
+    int trials;           /* also kernels that no GPU has run yet */
 } CvCudaSettings;
 
 /* The module's entry, cv_cuda_open(). ENODEV (no usable device, or a module of

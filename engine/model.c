@@ -36,6 +36,7 @@ static int open_cuda(CvModel *model, const CausvidSettings *settings)
         .fp8 = settings->precision == CAUSVID_PRECISION_FP8 ? CV_FP8_ALL :
                settings->precision == CAUSVID_PRECISION_AUTO ? CV_FP8_PRODUCTS
                                                              : CV_FP8_NEVER,
+        .trials = getenv("CAUSVID_CUDA_TRIALS") != NULL,
         .attention8 = settings->precision == CAUSVID_PRECISION_FP8
                           ? CV_ATTENTION8_PAYS : CV_ATTENTION8_NEVER,
     };

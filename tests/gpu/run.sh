@@ -19,7 +19,8 @@
 #              the sample model's frames and scores beside those of bf16
 #   memory     predicted and used GPU memory; a streamed text encoder
 #   ffmpeg     frames in GPU memory: FFmpeg with tests/ffmpeg/cuda.t
-# Without a PART all of them. Each step has a time limit; a failed one does not
+#   trials     kernels that have not run on a GPU yet (docs/kernels.md)
+# Without a PART all but the last. Each step has a time limit; a failed one does not
 # end the others. Exit status 0: all that ran passed; steps that could not run
 # are SKIP in the table, with the reason.
 #
@@ -57,7 +58,7 @@ fi
 [ $# -gt 0 ] || set -- ops clip engines memory sanitizer reference evaluate fp8 ffmpeg
 for part; do
     case $part in
-    ops|clip|engines|sanitizer|reference|evaluate|fp8|memory|ffmpeg) ;;
+    ops|clip|engines|sanitizer|reference|evaluate|fp8|memory|ffmpeg|trials) ;;
     *) echo "run.sh: unknown part '$part'; see the top of $0" >&2; exit 2 ;;
     esac
 done
@@ -164,6 +165,13 @@ run_ops() {
     step "ops: 8-bit attention" 100 "$test_ops" --gpu \
         --backend "cuda 8-bit attention"
     step "ops: float32" 300 "$test_ops" --gpu --backend "cuda float32"
+}
+
+run_trials() {
+    for row in "cuda fp8, trials"; do
+        step "ops: ${row#cuda }" 200 "$build/tests/ops/test_ops" --gpu \
+            --backend "$row"
+    done
 }
 
 run_clip() {

@@ -125,8 +125,8 @@ static const Backend backends[] = {
     { "cuda float32 (emulated)", .where = EMULATED, CUDA, .cuda.float32 = 1 },
     { "cuda fp8 (emulated)", .where = EMULATED, CUDA, .capability = 90,
       .cuda.fp8 = CV_FP8_ALL, .ops = NARROW },
-    { "cuda fp8, generic kernels (emulated)", .where = EMULATED, CUDA,
-      .capability = 90, .cuda.fp8 = CV_FP8_ALL, .cuda.generic = 1,
+    { "cuda fp8, trials (emulated)", .where = EMULATED, CUDA,
+      .capability = 90, .cuda.fp8 = CV_FP8_ALL, .cuda.trials = 1,
       .tests = narrow_tests },
     { "cuda bf16", .where = ON_GPU, CUDA },
     { "cuda bf16, generic kernels", .where = ON_GPU, CUDA,
@@ -135,8 +135,8 @@ static const Backend backends[] = {
     { "cuda float32", .where = ON_GPU, CUDA, .cuda.float32 = 1 },
     { "cuda fp8", .where = ON_GPU, CUDA, .cuda.fp8 = CV_FP8_ALL,
       .ops = NARROW },
-    { "cuda fp8, generic kernels", .where = ON_GPU, CUDA,
-      .cuda.fp8 = CV_FP8_ALL, .cuda.generic = 1, .tests = narrow_tests },
+    { "cuda fp8, trials", .where = ON_GPU, CUDA, .cuda.fp8 = CV_FP8_ALL,
+      .cuda.trials = 1, .tests = narrow_tests },
 };
 enum { N_BACKENDS = sizeof(backends) / sizeof(backends[0]) };
 

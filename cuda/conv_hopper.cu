@@ -229,6 +229,7 @@ static __global__ void __launch_bounds__(S::kThreads, 1)
     unsigned char *stages = weights + plan.b_stages * S::kN * kRow;
     Barriers *bars = (Barriers *)(stages + S::kWarps * S::kStages *
                                                S::kBytes);
+    float *gamma = (float *)((unsigned char *)bars + kBarrierBytes);
     int warp = (int)threadIdx.x / CV_WARP;
     Ring a = { 0, 0 }, b = { 0, 0 };
 
@@ -241,6 +242,10 @@ static __global__ void __launch_bounds__(S::kThreads, 1)
         }
         cv_mbarrier_init_done();
     }
+    if (job.norm && threadIdx.x < S::kN)
+        gamma[threadIdx.x] = (int)threadIdx.x < job.o
+                                 ? job.gamma[threadIdx.x] *
+                                       sqrtf((float)job.o) : 0;
     __syncthreads();
     if (warp >= S::kWarps) {
         cv_registers_give<S::kGiven>();
@@ -275,7 +280,7 @@ static __global__ void __launch_bounds__(S::kThreads, 1)
                     fetch_square<S>(&plan, &job, tile, at[k],
                                      stage + k * S::kBytes);
             multiply_tile<S, kLast>(&plan, &job, &state, sum);
-            finish_tile<S>(&plan, &job, tile, at, stage, sum);
+            finish_tile<S>(&plan, &job, tile, at, stage, gamma, sum);
         }
     }
 #else
@@ -380,9 +385,9 @@ static void plan_windows(Plan *plan, const CvConvJob *a)
     plan->row_bytes = (kSide + plan->inner_w - 1) * kRow;
     plan->box_bytes = (kSide + plan->inner_h - 1) * plan->row_bytes;
     plan->window_bytes = (plan->box_bytes + 1023) / 1024 * 1024;
-    plan->down = (ho + kSide - 1) / kSide;
-    plan->across = (wo + kSide - 1) / kSide;
-    plan->squares = a->to * plan->down * plan->across;
+    plan->down = divisor((ho + kSide - 1) / kSide);
+    plan->across = divisor((wo + kSide - 1) / kSide);
+    plan->squares = a->to * plan->down.by * plan->across.by;
 }
 
 static int is_aligned16(const void *p)
@@ -440,9 +445,7 @@ template <typename S, int kLast>
 static int launch(CvCuda *cuda, Plan *plan, const CvConvJob *a)
 {
     auto kernel = conv_hopper_kernel<S, kLast>;
-    int kept = S::kWarps * S::kStages * S::kBytes +
-               kBarrierBytes;
-    int left = cuda->shared_bytes - kept, bytes, blocks;
+    int left = cuda->shared_bytes - S::kKept, bytes, blocks;
     int window = S::kSquares * plan->window_bytes;
 
     /* With one tap a window, both rings turn equally fast. */
@@ -452,7 +455,7 @@ static int launch(CvCuda *cuda, Plan *plan, const CvConvJob *a)
     plan->b_stages = (left - plan->a_stages * window) / (S::kN * kRow);
     plan->b_stages = plan->b_stages < kMaxStages ? plan->b_stages : kMaxStages;
     bytes = plan->a_stages * window + plan->b_stages * S::kN * kRow +
-            kept;
+            S::kKept;
     blocks = plan->tiles < cuda->processors ? plan->tiles : cuda->processors;
     return CV_LAUNCH(cuda, cuda->stream, kernel, (unsigned)blocks, S::kThreads,
                      (size_t)bytes, *plan, *a);
@@ -478,9 +481,9 @@ int cv_cuda_conv_hopper(CvCuda *cuda, const CvConvJob *a)
     shape = choose_shape(cuda, a, &plan);
     squares = shapes[shape].squares;
     width = shapes[shape].width;
-    plan.groups = (plan.squares + squares - 1) / squares;
-    plan.n_tiles = (a->o + width - 1) / width;
-    plan.tiles = plan.phases * plan.groups * plan.n_tiles;
+    plan.groups = divisor((plan.squares + squares - 1) / squares);
+    plan.n_tiles = divisor((a->o + width - 1) / width);
+    plan.tiles = plan.phases * plan.groups.by * plan.n_tiles.by;
     err = make_maps(cuda, &plan, a, width);
     if (err)
         return err;

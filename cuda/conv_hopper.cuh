@@ -23,18 +23,47 @@
 #include "hopper.cuh"
 #include "vector.cuh"
 
+#ifndef CV_CONV_BRIEF
+#define CV_CONV_BRIEF 1
+#endif
+
 enum {
     kShare = 1,       /* one window for all taps of a frame, or one each */
+    kBrief = CV_CONV_BRIEF, /* the short way into and out of a tile */
     kSide = 8, kChannels = 64, kRow = 2 * kChannels,
     kMaxStages = 8,
-    kBarrierBytes = 1024,
+    kBarrierBytes = 256,
 };
+
+/* Division of numbers below 2^31 by one that the host knows. */
+typedef struct Divisor {
+    int by, shift;
+    uint32_t factor;
+} Divisor;
+
+static inline Divisor divisor(int by)
+{
+    int bits = 0;
+
+    while ((int64_t)1 << bits < by)
+        bits++;
+    return { by, 31 + bits,
+             (uint32_t)((((uint64_t)1 << (31 + bits)) + by - 1) / by) };
+}
+
+static __device__ __forceinline__ int divide(int n, const Divisor *d)
+{
+    return kBrief ? (int)((uint64_t)(uint32_t)n * d->factor >> d->shift)
+                  : n / d->by;
+}
 
 typedef struct Plan {
     CvTensorMap x, history, weight;
     int phases;                /* 4: up = 2 */
-    int down, across, squares; /* of a frame; of a phase */
-    int groups, n_tiles, tiles; /* of squares; across channels; in all */
+    Divisor down, across;      /* squares of a frame */
+    int squares;               /* of a phase */
+    Divisor groups, n_tiles;   /* of squares; across channels */
+    int tiles;                 /* in all */
     int kh, kw;                /* taps of a phase */
     int outer_h, outer_w, inner_h, inner_w; /* windows, and taps in each */
     int chunks;                /* of kChannels */
@@ -60,15 +89,33 @@ template <int n, int groups, int own> struct Shape {
     static constexpr int kParts = n / 8; /* 16 bytes of a pixel */
     static constexpr int kCopies = 16 * kParts / CV_WARP; /* of a lane */
     static constexpr int kStages = n > 96 ? 1 : own;
+    /* A lane's pieces i and i + kPeriod are in one column, kDown rows apart. */
+    static constexpr int kPeriod = kParts % 3 ? 1 : 3;
+    static constexpr int kDown = kPeriod * CV_WARP / kParts;
+    static_assert(kPeriod * CV_WARP % kParts == 0 &&
+                  (kDown <= kSide ? kSide % kDown == 0 : kCopies == kPeriod),
+                  "find_piece() does not carry from columns to rows");
+    /* After the barriers: gamma, where a tile has all channels. */
+    static constexpr int kKept = kWarps * kStages * kBytes + kBarrierBytes +
+                                 n * (int)sizeof(float);
 
+    static constexpr int kUnroll = kBrief ? kCopies : 4;
+
+    /* Of a lane's piece: its pixel, its channels, its place in the stage. */
     static __device__ __forceinline__ int row(int i)
     {
-        return ((int)threadIdx.x % CV_WARP + i * CV_WARP) / kParts;
+        return (int)((threadIdx.x % CV_WARP + i * CV_WARP) / kParts);
     }
 
     static __device__ __forceinline__ int column(int i)
     {
-        return ((int)threadIdx.x % CV_WARP + i * CV_WARP) % kParts * 8;
+        return (int)((threadIdx.x % CV_WARP + i * CV_WARP) % kParts * 8);
+    }
+
+    static __device__ __forceinline__ int place(int i)
+    {
+        return row(i % kPeriod) * kRowBytes + 2 * column(i % kPeriod) +
+               i / kPeriod * kDown * kRowBytes;
     }
 };
 
@@ -82,12 +129,12 @@ typedef struct Tile {
 template <typename S>
 static __device__ __forceinline__ Tile find_tile(const Plan *plan, int i)
 {
-    int group = i / plan->n_tiles;
+    int group = divide(i, &plan->n_tiles);
     Tile tile;
 
-    tile.n0 = i % plan->n_tiles * S::kN;
-    tile.phase = group / plan->groups;
-    tile.square = group % plan->groups * S::kSquares;
+    tile.n0 = (i - group * plan->n_tiles.by) * S::kN;
+    tile.phase = divide(group, &plan->groups);
+    tile.square = (group - tile.phase * plan->groups.by) * S::kSquares;
     return tile;
 }
 
@@ -99,9 +146,11 @@ static __device__ __forceinline__ CvConvPixel find_square(const Plan *plan,
     CvConvPixel at = { 1 << 28, 0, 0 };
 
     if (square < plan->squares) {
-        at.x = square % plan->across * kSide;
-        at.y = square / plan->across % plan->down * kSide;
-        at.f = square / plan->across / plan->down;
+        int row = divide(square, &plan->across);
+
+        at.f = divide(row, &plan->down);
+        at.x = (square - row * plan->across.by) * kSide;
+        at.y = (row - at.f * plan->down.by) * kSide;
     }
     return at;
 }
@@ -123,6 +172,55 @@ static __device__ __forceinline__ int find_pixel(const Plan *plan,
                ? (at.f * job->ho + y) * job->wo + x : job->m;
 }
 
+/* A warp's part of a square in a tensor like the output. */
+typedef struct Part {
+    int64_t at, line; /* elements: to its first pixel, from a row to the next */
+    int step;         /* from a pixel to the next */
+    int high, wide, deep; /* rows, pixels, channels that there are from `at` */
+} Part;
+
+static __device__ __forceinline__ Part find_part(const Plan *plan,
+                                                 const CvConvJob *job,
+                                                 Tile tile, CvConvPixel at)
+{
+    int twice = plan->phases > 1;
+    int y = at.y + (int)threadIdx.x / CV_WARP % 4 * 2;
+    Part part;
+
+    part.high = at.f < job->to ? (job->ho >> twice) - y : 0;
+    part.wide = (job->wo >> twice) - at.x;
+    part.deep = job->o - tile.n0;
+    part.step = job->o << twice;
+    part.line = (int64_t)(job->wo << twice) * job->o;
+    y = (at.f < job->to ? at.f : 0) * job->ho + (y << twice) +
+        tile.phase / 2;
+    part.at = ((int64_t)y * job->wo + (at.x << twice) + tile.phase % 2) *
+                  job->o + tile.n0;
+    return part;
+}
+
+/* Where a lane's piece i is: whether it is there at all. */
+template <typename S>
+static __device__ __forceinline__ bool
+find_piece(const Plan *plan, const CvConvJob *job, Tile tile, CvConvPixel at,
+           const Part &part, int i, int64_t *to)
+{
+    /* The lane decides about the pieces of a period; the rest are constant
+     * distances from those. */
+    int first = S::row(i % S::kPeriod), down = i / S::kPeriod * S::kDown;
+    int x = first % kSide + down % kSide, y = first / kSide + down / kSide;
+    int n = S::column(i % S::kPeriod);
+
+    if constexpr (!kBrief) {
+        int m = find_pixel(plan, job, tile, at, S::row(i));
+
+        *to = (int64_t)m * job->o + tile.n0 + n;
+        return m < job->m && n < part.deep;
+    }
+    *to = part.at + y * part.line + (x * part.step + n);
+    return y < part.high && x < part.wide && n < part.deep;
+}
+
 /* Begin to copy what is added to a square. It arrives while the square is
  * multiplied. */
 template <typename S>
@@ -131,16 +229,15 @@ static __device__ __forceinline__ void fetch_square(const Plan *plan,
                                                     Tile tile, CvConvPixel at,
                                                     unsigned char *stage)
 {
-    const cv_bf16 *add = (const cv_bf16 *)job->add + tile.n0;
+    const cv_bf16 *add = (const cv_bf16 *)job->add;
+    Part part = find_part(plan, job, tile, at);
 
-#pragma unroll 4
+#pragma unroll S::kUnroll
     for (int i = 0; i < S::kCopies; i++) {
-        int m = find_pixel(plan, job, tile, at, S::row(i)), n = S::column(i);
-        int valid = m < job->m && tile.n0 + n < job->o;
+        int64_t from;
+        int valid = find_piece<S>(plan, job, tile, at, part, i, &from);
 
-        cv_cp_async16(stage + S::row(i) * S::kRowBytes + 2 * n,
-                      valid ? add + (int64_t)m * job->o + n
-                            : (const cv_bf16 *)job->add, valid);
+        cv_cp_async16(stage + S::place(i), valid ? add + from : add, valid);
     }
     cv_cp_async_commit();
 }
@@ -152,7 +249,7 @@ write_staged(const Plan *plan, const CvConvJob *job, Tile tile, CvConvPixel at,
              unsigned char *stage, void *to, const float (&v)[S::kSums])
 {
     int lane = (int)threadIdx.x % CV_WARP;
-    cv_bf16 *out = (cv_bf16 *)to + tile.n0;
+    Part part = find_part(plan, job, tile, at);
 
 #pragma unroll
     for (int j = 0; j < S::kParts; j++)
@@ -162,21 +259,23 @@ write_staged(const Plan *plan, const CvConvJob *job, Tile tile, CvConvPixel at,
                                 (j * 8 + lane % 4 * 2) * 2) =
                 __floats2bfloat162_rn(v[4 * j + 2 * i], v[4 * j + 2 * i + 1]);
     __syncwarp();
-#pragma unroll 4
+#pragma unroll S::kUnroll
     for (int i = 0; i < S::kCopies; i++) {
-        int m = find_pixel(plan, job, tile, at, S::row(i)), n = S::column(i);
+        uint4 piece = *(const uint4 *)(stage + S::place(i));
+        int64_t at_piece;
 
-        if (m < job->m && tile.n0 + n < job->o)
-            *(uint4 *)(out + (int64_t)m * job->o + n) =
-                *(const uint4 *)(stage + S::row(i) * S::kRowBytes + 2 * n);
+        if (find_piece<S>(plan, job, tile, at, part, i, &at_piece))
+            *(uint4 *)((cv_bf16 *)to + at_piece) = piece;
     }
     __syncwarp();
 }
 
 /* v = norm_silu(v): the warp has all channels of its pixels, four lanes each
- * of them. */
+ * of them. gamma: in shared memory, times the root of the number of channels; 0
+ * for those that there are not. */
 template <typename S>
 static __device__ __forceinline__ void norm_square(const CvConvJob *job,
+                                                   const float *gamma,
                                                    float (&v)[S::kSums])
 {
     int n = (int)threadIdx.x % 4 * 2;
@@ -193,13 +292,16 @@ static __device__ __forceinline__ void norm_square(const CvConvJob *job,
                    v[4 * j + 2 * i + 1] * v[4 * j + 2 * i + 1];
         sum += __shfl_xor_sync(0xffffffffu, sum, 1);
         sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-        r[i] = sqrtf((float)job->o) / fmaxf(sqrtf(sum), 1e-12f);
+        r[i] = kBrief ? fminf(rsqrtf(sum), 1e12f)
+                      : sqrtf((float)job->o) / fmaxf(sqrtf(sum), 1e-12f);
     }
 #pragma unroll
     for (int j = 0; j < S::kParts; j++) {
         float2 g = make_float2(0, 0);
 
-        if (n + j * 8 < job->o)
+        if (kBrief)
+            g = *(const float2 *)(gamma + n + j * 8);
+        else if (n + j * 8 < job->o)
             g = __ldg((const float2 *)(job->gamma + n + j * 8));
 #pragma unroll
         for (int i = 0; i < 2; i++) {
@@ -210,27 +312,71 @@ static __device__ __forceinline__ void norm_square(const CvConvJob *job,
     }
 }
 
-/* A square's sums with bias and what is added, which has arrived in `stage`,
- * into the output, and normed as well where that is wanted. */
+/* v += bias: pairs of channels are asked for at once, some of them; where there
+ * are no such channels, the first. */
 template <typename S>
-static __device__ __forceinline__ void
-finish_square(const Plan *plan, const CvConvJob *job, Tile tile,
-              CvConvPixel at, unsigned char *stage, float (&v)[S::kSums])
+static __device__ __forceinline__ void add_bias(const CvConvJob *job,
+                                                Tile tile,
+                                                float (&v)[S::kSums])
 {
-    int lane = (int)threadIdx.x % CV_WARP, n = lane % 4 * 2;
+    enum { kBatch = S::kParts % 12 ? S::kParts : 12 };
+    int n = tile.n0 + (int)threadIdx.x % 4 * 2;
+
+    if (!job->bias)
+        return;
+#pragma unroll
+    for (int k = 0; k < S::kParts; k += kBatch) {
+        float2 bias[kBatch];
+
+#pragma unroll
+        for (int j = 0; j < kBatch; j++) {
+            int at = n + (k + j) * 8;
+
+            bias[j] = __ldg((const float2 *)(job->bias +
+                                             (at < job->o ? at : 0)));
+        }
+#pragma unroll
+        for (int j = 0; j < 4 * kBatch; j++)
+            v[4 * k + j] += j % 2 ? bias[j / 4].y : bias[j / 4].x;
+    }
+}
+
+/* The same, one pair after the other. */
+template <typename S>
+static __device__ __forceinline__ void add_bias_slowly(const CvConvJob *job,
+                                                Tile tile,
+                                                float (&v)[S::kSums])
+{
+    int n = tile.n0 + (int)threadIdx.x % 4 * 2;
 
 #pragma unroll
     for (int j = 0; j < S::kParts; j++) {
         float2 bias = make_float2(0, 0);
 
-        if (job->bias && tile.n0 + n + j * 8 < job->o)
-            bias = __ldg((const float2 *)(job->bias + tile.n0 + n + j * 8));
+        if (job->bias && n + j * 8 < job->o)
+            bias = __ldg((const float2 *)(job->bias + n + j * 8));
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             v[4 * j + 2 * i] += bias.x;
             v[4 * j + 2 * i + 1] += bias.y;
         }
     }
+}
+
+/* A square's sums with what is added, which has arrived in `stage`, into the
+ * output, and normed as well where that is wanted. */
+template <typename S>
+static __device__ __forceinline__ void
+finish_square(const Plan *plan, const CvConvJob *job, Tile tile,
+              CvConvPixel at, unsigned char *stage, const float *gamma,
+              float (&v)[S::kSums])
+{
+    int lane = (int)threadIdx.x % CV_WARP, n = lane % 4 * 2;
+
+    if (kBrief)
+        add_bias<S>(job, tile, v);
+    else
+        add_bias_slowly<S>(job, tile, v);
     if (job->add) {
 #pragma unroll
         for (int j = 0; j < S::kParts; j++)
@@ -252,7 +398,7 @@ finish_square(const Plan *plan, const CvConvJob *job, Tile tile,
     if (job->out)
         write_staged<S>(plan, job, tile, at, stage, job->out, v);
     if (job->norm) {
-        norm_square<S>(job, v);
+        norm_square<S>(job, gamma, v);
         write_staged<S>(plan, job, tile, at, stage, job->norm, v);
     }
 }
@@ -283,7 +429,7 @@ template <typename S>
 static __device__ __forceinline__ void
 finish_tile(const Plan *plan, const CvConvJob *job, Tile tile,
             const CvConvPixel (&at)[S::kOwn], unsigned char *stage,
-            float (&sum)[S::kOwn][S::kSums])
+            const float *gamma, float (&sum)[S::kOwn][S::kSums])
 {
     if (!plan->staged) {
 #pragma unroll
@@ -305,7 +451,7 @@ finish_tile(const Plan *plan, const CvConvJob *job, Tile tile,
             cv_cp_async_wait<0>();
             __syncwarp();
         }
-        finish_square<S>(plan, job, tile, at[k], own, sum[k]);
+        finish_square<S>(plan, job, tile, at[k], own, gamma, sum[k]);
     }
 }
 

@@ -11,6 +11,13 @@
 
 #include "launch.cuh"
 
+/* 1: the short ways into and out of a tile; 0: the first versions, to measure
+ * both (docs/kernels.md). */
+#ifndef CV_CONV_BRIEF
+#define CV_CONV_BRIEF 1
+#endif
+enum { kBrief = CV_CONV_BRIEF };
+
 typedef struct CvConvJob {
     int p, t, h, w, c;     /* input */
     int kt, kh, kw, o;

@@ -27,6 +27,7 @@
  */
 #include "conv.cuh"
 #include "ptx.cuh"
+#include "stamps.cuh"
 
 enum {
     kThreads = 256, kWarps = kThreads / CV_WARP,
@@ -58,7 +59,7 @@ typedef struct Job {
 
 /* Begin to copy the pixels of input frame f under a tile. */
 template <int kSteps, int kKt>
-static __device__ __forceinline__ void copy_frame(const Job *job, int tile,
+static __device__ __forceinline__ void copy_pieces(const Job *job, int tile,
                                                   int f, unsigned char *to)
 {
     typedef Layout<kSteps, kKt> L;
@@ -79,6 +80,48 @@ static __device__ __forceinline__ void copy_frame(const Job *job, int tile,
                       valid ? from + ((int64_t)y * a->w + x) * L::kChannels +
                                   part * 8
                             : (const cv_bf16 *)a->x, valid);
+    }
+    cv_cp_async_commit();
+}
+
+/* The same by rows: a thread has 16 bytes of two pixels of each, so that what
+ * changes from row to row is one sum. */
+template <int kSteps, int kKt>
+static __device__ __forceinline__ void copy_frame(const Job *job, int tile,
+                                                  int f, unsigned char *to)
+{
+    typedef Layout<kSteps, kKt> L;
+    constexpr int kHalf = kAcross / 2;
+    static_assert(kAcross % 2 == 0 && kHalf * L::kParts <= kThreads, "a row");
+    const CvConvJob *a = &job->a;
+    const cv_bf16 *any = (const cv_bf16 *)a->x;
+    const cv_bf16 *from = f < a->p ? (const cv_bf16 *)a->history : any;
+    int part = (int)(threadIdx.x % L::kParts);
+    int pixel = (int)(threadIdx.x / L::kParts);
+    int x = tile % job->across * kWide - 1 + pixel;
+    int y = tile / job->across * kHigh - 1;
+    int left = (unsigned)x < (unsigned)a->w;
+    int right = (unsigned)(x + kHalf) < (unsigned)a->w;
+    int64_t at = (((int64_t)(f < a->p ? f : f - a->p) * a->h + y) * a->w + x) *
+                     L::kChannels + part * 8;
+
+    if (!kBrief) {
+        copy_pieces<kSteps, kKt>(job, tile, f, to);
+        return;
+    }
+    to += pixel * L::kRow + part * 16;
+    if (pixel < kHalf) {
+#pragma unroll
+        for (int i = 0; i < kHigh + 2; i++, y++) {
+            int valid = (unsigned)y < (unsigned)a->h;
+
+            cv_cp_async16(to + i * kAcross * L::kRow,
+                          valid && left ? from + at : any, valid && left);
+            cv_cp_async16(to + (i * kAcross + kHalf) * L::kRow,
+                          valid && right ? from + at + kHalf * L::kChannels
+                                         : any, valid && right);
+            at += (int64_t)a->w * L::kChannels;
+        }
     }
     cv_cp_async_commit();
 }
@@ -239,7 +282,9 @@ static __global__ void __launch_bounds__(kThreads, 1)
     float *sums = (float *)(weights + L::kWeights);
     int tile = (int)blockIdx.x, n = job.a.p + job.a.t, f = 0, place = 0;
     float sum[kOwn][kKt][4][4] = {};
+    CvClock clock;
 
+    cv_stamp_begin(&clock, (int)threadIdx.x / 128);
     prepare<kSteps, kKt>(&job.a, frames, weights);
     copy_frame<kSteps, kKt>(&job, tile, 0, frames);
     while (tile < job.tiles) {
@@ -248,15 +293,20 @@ static __global__ void __launch_bounds__(kThreads, 1)
         cv_cp_async_wait<0>();
         /* The frame is there for all, the other place and sums are free. */
         __syncthreads();
+        cv_stamp(&clock, 0);
         if (next < job.tiles)
             copy_frame<kSteps, kKt>(&job, next, f + 1 < n ? f + 1 : 0,
                                     frames + (place ^ 1) * L::kFrame);
+        cv_stamp(&clock, 1);
         multiply<kSteps, kKt>(&job.a, f, frames + place * L::kFrame, weights,
                               sum);
+        cv_stamp(&clock, 2);
         if (f >= kKt - 1) {
             put<kKt>(sums, sum);
             __syncthreads();
+            cv_stamp(&clock, 3);
             gather(&job, tile, f - kKt + 1, sums);
+            cv_stamp(&clock, 4);
         }
         /* After a tile's last frame all sums are of no output, and zero. */
         move_up<kKt>(sum);
@@ -264,6 +314,7 @@ static __global__ void __launch_bounds__(kThreads, 1)
         f = f + 1 < n ? f + 1 : 0;
         tile = next;
     }
+    cv_stamp_end(&clock, (int)threadIdx.x / 128);
 }
 
 template <int kSteps, int kKt> static int launch(CvCuda *cuda, const Job *job)
@@ -272,8 +323,23 @@ template <int kSteps, int kKt> static int launch(CvCuda *cuda, const Job *job)
     int blocks = job->tiles < cuda->processors ? job->tiles
                                                : cuda->processors;
 
-    return CV_LAUNCH(cuda, cuda->stream, kernel, (unsigned)blocks, kThreads,
-                     (Layout<kSteps, kKt>::kBytes), *job);
+    int err = CV_LAUNCH(cuda, cuda->stream, kernel, (unsigned)blocks, kThreads,
+                        (Layout<kSteps, kKt>::kBytes), *job);
+
+#ifdef CV_STAMPS
+    static const char *const names[] = { "wait", "copy", "products", "put",
+                                         "gather", NULL };
+    const char *const *places[] = { names, names };
+    char shape[96];
+
+    snprintf(shape, sizeof(shape), "[%d, %d, %d, %d] -> %d, frames of tiles",
+             job->a.t, job->a.h, job->a.w, job->a.c, job->a.o);
+    if (!err)
+        err = cv_stamps_print(cuda, blocks,
+                              job->tiles * (job->a.p + job->a.t), shape, 2,
+                              places);
+#endif
+    return err;
 }
 
 int cv_cuda_conv_few_takes(const CvCuda *cuda, const CvConvJob *a)

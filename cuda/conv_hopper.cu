@@ -80,7 +80,8 @@ static __device__ __forceinline__ void copy_tile(const Plan *plan,
                                                  Tile tile, Barriers *bars,
                                                  unsigned char *windows,
                                                  unsigned char *weights,
-                                                 Ring *a, Ring *b)
+                                                 Ring *a, Ring *b,
+                                                 CvClock *clock)
 {
     /* Of the first tap; of up = 2, by its phase. */
     int top = job->pad_top - tile.phase / 2;
@@ -93,6 +94,7 @@ static __device__ __forceinline__ void copy_tile(const Plan *plan,
         at[q] = find_square(plan, tile.square + q);
         at[q].f *= at[q].f < job->to ? job->stride_t : 1;
     }
+    cv_stamp(clock, kAtFind);
     for (int i = 0; i < job->kt; i++)
         for (int window = 0; window < plan->outer_h * plan->outer_w; window++)
             for (int chunk = 0; chunk < plan->chunks; chunk++) {
@@ -101,7 +103,9 @@ static __device__ __forceinline__ void copy_tile(const Plan *plan,
                                     a->stage * S::kSquares * plan->window_bytes;
                 uint64_t *full = &bars->a_full[a->stage];
 
+                cv_stamp(clock, kAtCopy);
                 cv_mbarrier_wait(&bars->a_empty[a->stage], a->parity ^ 1);
+                cv_stamp(clock, kAtWindow);
                 cv_mbarrier_expect(full, (unsigned)(S::kSquares *
                                                     plan->box_bytes));
 #pragma unroll
@@ -119,8 +123,10 @@ static __device__ __forceinline__ void copy_tile(const Plan *plan,
                         int tap = (i * plan->kh + oj + j) * plan->kw + ol + l;
 
                         full = &bars->b_full[b->stage];
+                        cv_stamp(clock, kAtCopy);
                         cv_mbarrier_wait(&bars->b_empty[b->stage],
                                          b->parity ^ 1);
+                        cv_stamp(clock, kAtWeights);
                         cv_mbarrier_expect(full, S::kN * kRow);
                         cv_tma_load(weights + b->stage * S::kN * kRow,
                                     &plan->weight, full, chunk * kChannels,
@@ -128,6 +134,7 @@ static __device__ __forceinline__ void copy_tile(const Plan *plan,
                         advance(b, plan->b_stages);
                     }
             }
+    cv_stamp(clock, kAtCopy);
 }
 
 /* What a warp keeps while it multiplies. */
@@ -137,6 +144,7 @@ typedef struct Multiplier {
     Ring a, b;
     int used;  /* the stage of weights that wgmmas may still read, or -1 */
     int first; /* the lane that arrives */
+    CvClock clock;
 } Multiplier;
 
 /* sum += a window of its squares * the weights, of kParts times 16 channels.
@@ -153,7 +161,12 @@ multiply_window(const Plan *plan, Multiplier *s, float (*sum)[S::kSums])
     int before = s->used < 0 ? -1 :
                  (s->a.stage ? s->a.stage : plan->a_stages) - 1;
 
+    cv_stamp(&s->clock, kAtProducts);
     cv_mbarrier_wait(&s->bars->a_full[s->a.stage], s->a.parity);
+    if (s->used < 0)
+        cv_stamp(&s->clock, kAtFirst);
+    else
+        cv_stamp(&s->clock, kAtWindow);
     for (int j = 0; j < plan->inner_h; j++)
         for (int l = 0; l < plan->inner_w; l++) {
             uint64_t v = cv_wgmma_operand(s->weights +
@@ -161,7 +174,9 @@ multiply_window(const Plan *plan, Multiplier *s, float (*sum)[S::kSums])
                                           8 * kRow, 16);
             uint64_t tap = u + (unsigned)(j * plan->row_bytes + l * kRow) / 16;
 
+            cv_stamp(&s->clock, kAtProducts);
             cv_mbarrier_wait(&s->bars->b_full[s->b.stage], s->b.parity);
+            cv_stamp(&s->clock, kAtWeights);
             cv_wgmma_fence();
 #pragma unroll
             for (int k = 0; k < kParts; k++) {
@@ -202,10 +217,12 @@ multiply_tile(const Plan *plan, const CvConvJob *job, Multiplier *s,
             multiply_window<S, kChannels / 16>(plan, s, sum);
         multiply_window<S, kLast>(plan, s, sum);
     }
+    cv_stamp(&s->clock, kAtProducts);
     cv_wgmma_wait<0>();
 #pragma unroll
     for (int q = 0; q < S::kOwn; q++)
         cv_wgmma_hold(sum[q]);
+    cv_stamp(&s->clock, kAtDrain);
     if (s->first) {
         int last = (s->a.stage ? s->a.stage : plan->a_stages) - 1;
 
@@ -254,16 +271,23 @@ static __global__ void __launch_bounds__(S::kThreads, 1)
         cv_tma_prefetch(&plan.x);
         cv_tma_prefetch(&plan.history);
         cv_tma_prefetch(&plan.weight);
+
+        CvClock clock;
+
+        cv_stamp_begin(&clock, S::kWarps / 4);
         for (int i = (int)blockIdx.x; i < plan.tiles; i += (int)gridDim.x)
             copy_tile<S>(&plan, &job, find_tile<S>(&plan, i), bars, windows,
-                          weights, &a, &b);
+                          weights, &a, &b, &clock);
+        cv_stamp_end(&clock, S::kWarps / 4);
     } else {
         cv_registers_take<S::kTaken>();
         int q = warp / 4 * S::kOwn; /* the warpgroup's squares */
         unsigned char *stage = stages + warp * S::kStages *
                                             S::kBytes;
         Multiplier state = { bars, windows + q * plan.window_bytes, weights,
-                             a, b, -1, threadIdx.x % CV_WARP == 0 };
+                             a, b, -1, threadIdx.x % CV_WARP == 0, {} };
+
+        cv_stamp_begin(&state.clock, warp / 4);
 
         for (int i = (int)blockIdx.x; i < plan.tiles; i += (int)gridDim.x) {
             Tile tile = find_tile<S>(&plan, i);
@@ -279,9 +303,12 @@ static __global__ void __launch_bounds__(S::kThreads, 1)
                 for (int k = 0; k < S::kStages; k++)
                     fetch_square<S>(&plan, &job, tile, at[k],
                                      stage + k * S::kBytes);
+            cv_stamp(&state.clock, kAtFind);
             multiply_tile<S, kLast>(&plan, &job, &state, sum);
-            finish_tile<S>(&plan, &job, tile, at, stage, gamma, sum);
+            finish_tile<S>(&plan, &job, tile, at, stage, gamma, &state.clock,
+                           sum);
         }
+        cv_stamp_end(&state.clock, warp / 4);
     }
 #else
     (void)plan;
@@ -441,6 +468,39 @@ static int make_maps(CvCuda *cuda, Plan *plan, const CvConvJob *a, int width)
                          box);
 }
 
+/* Where CV_STAMPS is set. */
+template <typename S>
+static int print_stamps(CvCuda *cuda, const Plan *plan, const CvConvJob *a,
+                        int blocks)
+{
+#ifdef CV_STAMPS
+    static const char *const multiplies[] = {
+        "find", "first window", "windows", "weights", "products", "drain",
+        "sums", "write", "norm", NULL
+    };
+    static const char *const copies[] = {
+        "find", "copy", "windows", "weights", NULL
+    };
+    const char *const *places[] = { multiplies, multiplies, copies, copies };
+    char shape[128];
+
+    places[2] = S::kWarps == 12 ? multiplies : copies;
+    snprintf(shape, sizeof(shape), "[%d, %d, %d, %d] -> %d, %dx%dx%d%s%s%s%s, "
+             "tiles of %d x %d", a->t, a->h, a->w, a->c, a->o, a->kt, a->kh,
+             a->kw, a->doubled ? " doubled" : "", a->add ? " add" : "",
+             a->out ? "" : " only", a->norm ? " norm" : "", S::kSquares,
+             S::kN);
+    return cv_stamps_print(cuda, blocks, plan->tiles, shape,
+                           S::kWarps / 4 + 1, places);
+#else
+    (void)cuda;
+    (void)plan;
+    (void)a;
+    (void)blocks;
+    return 0;
+#endif
+}
+
 template <typename S, int kLast>
 static int launch(CvCuda *cuda, Plan *plan, const CvConvJob *a)
 {
@@ -457,8 +517,10 @@ static int launch(CvCuda *cuda, Plan *plan, const CvConvJob *a)
     bytes = plan->a_stages * window + plan->b_stages * S::kN * kRow +
             S::kKept;
     blocks = plan->tiles < cuda->processors ? plan->tiles : cuda->processors;
-    return CV_LAUNCH(cuda, cuda->stream, kernel, (unsigned)blocks, S::kThreads,
-                     (size_t)bytes, *plan, *a);
+    int err = CV_LAUNCH(cuda, cuda->stream, kernel, (unsigned)blocks,
+                        S::kThreads, (size_t)bytes, *plan, *a);
+
+    return err ? err : print_stamps<S>(cuda, plan, a, blocks);
 }
 
 template <typename S>

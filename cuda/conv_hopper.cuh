@@ -21,19 +21,20 @@
 
 #include "conv.cuh"
 #include "hopper.cuh"
+#include "stamps.cuh"
 #include "vector.cuh"
-
-#ifndef CV_CONV_BRIEF
-#define CV_CONV_BRIEF 1
-#endif
 
 enum {
     kShare = 1,       /* one window for all taps of a frame, or one each */
-    kBrief = CV_CONV_BRIEF, /* the short way into and out of a tile */
     kSide = 8, kChannels = 64, kRow = 2 * kChannels,
     kMaxStages = 8,
     kBarrierBytes = 256,
 };
+
+/* Places of stamps: of those who multiply, and of the one who copies. */
+enum { kAtFind, kAtFirst, kAtWindow, kAtWeights, kAtProducts, kAtDrain,
+       kAtSums, kAtWrite, kAtNorm };
+enum { kAtCopy = kAtFirst };
 
 /* Division of numbers below 2^31 by one that the host knows. */
 typedef struct Divisor {
@@ -369,7 +370,7 @@ template <typename S>
 static __device__ __forceinline__ void
 finish_square(const Plan *plan, const CvConvJob *job, Tile tile,
               CvConvPixel at, unsigned char *stage, const float *gamma,
-              float (&v)[S::kSums])
+              CvClock *clock, float (&v)[S::kSums])
 {
     int lane = (int)threadIdx.x % CV_WARP, n = lane % 4 * 2;
 
@@ -395,11 +396,15 @@ finish_square(const Plan *plan, const CvConvJob *job, Tile tile,
         for (int i = 0; i < S::kSums; i++)
             v[i] = cv_conv_relu(v[i]);
     }
+    cv_stamp(clock, kAtSums);
     if (job->out)
         write_staged<S>(plan, job, tile, at, stage, job->out, v);
+    cv_stamp(clock, kAtWrite);
     if (job->norm) {
         norm_square<S>(job, gamma, v);
+        cv_stamp(clock, kAtNorm);
         write_staged<S>(plan, job, tile, at, stage, job->norm, v);
+        cv_stamp(clock, kAtWrite);
     }
 }
 
@@ -429,7 +434,8 @@ template <typename S>
 static __device__ __forceinline__ void
 finish_tile(const Plan *plan, const CvConvJob *job, Tile tile,
             const CvConvPixel (&at)[S::kOwn], unsigned char *stage,
-            const float *gamma, float (&sum)[S::kOwn][S::kSums])
+            const float *gamma, CvClock *clock,
+            float (&sum)[S::kOwn][S::kSums])
 {
     if (!plan->staged) {
 #pragma unroll
@@ -451,7 +457,8 @@ finish_tile(const Plan *plan, const CvConvJob *job, Tile tile,
             cv_cp_async_wait<0>();
             __syncwarp();
         }
-        finish_square<S>(plan, job, tile, at[k], own, gamma, sum[k]);
+        finish_square<S>(plan, job, tile, at[k], own, gamma, clock,
+                         sum[k]);
     }
 }
 

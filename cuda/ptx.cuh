@@ -21,6 +21,23 @@ static __device__ __forceinline__ uint32_t cv_shared_address(const void *p)
     return (uint32_t)__cvta_generic_to_shared(p);
 }
 
+/* For stamps.cuh: of the multiprocessor; and of the whole GPU. */
+static __device__ __forceinline__ uint32_t cv_clock(void)
+{
+    uint32_t n;
+
+    asm volatile("mov.u32 %0, %%clock;\n" : "=r"(n)::"memory");
+    return n;
+}
+
+static __device__ __forceinline__ uint64_t cv_nanoseconds(void)
+{
+    uint64_t n;
+
+    asm volatile("mov.u64 %0, %%globaltimer;\n" : "=l"(n)::"memory");
+    return n;
+}
+
 /* 16 aligned bytes of global memory that are read once: they do not push out
  * of the first-level cache what is read for every row. */
 static __device__ __forceinline__ uint4 cv_load_once16(const void *global)

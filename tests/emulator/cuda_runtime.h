@@ -11,6 +11,7 @@
 #define CV_EMULATED_RUNTIME_H
 
 #include <stddef.h>
+#include <string.h>
 #include <stdint.h>
 
 #ifdef __cplusplus
@@ -265,6 +266,14 @@ template <typename T>
 static inline cudaError_t cudaMallocHost(T **data, size_t bytes)
 {
     return cudaMallocHost((void **)data, bytes);
+}
+
+template <typename T>
+static inline cudaError_t cudaMemcpyFromSymbol(void *dst, const T &symbol,
+                                               size_t bytes)
+{
+    memcpy(dst, &symbol, bytes);
+    return cudaSuccess;
 }
 #endif
 

@@ -6,6 +6,8 @@
 #ifndef CV_EMULATED_PTX_H
 #define CV_EMULATED_PTX_H
 
+#include <time.h>
+
 #include "cuda_bf16.h"
 
 static inline uint4 cv_load_once16(const void *global)
@@ -85,6 +87,20 @@ static inline void cv_mma_bf16(float d[4], const uint32_t a[4], uint32_t b0,
 static inline float cv_exp2(float x)
 {
     return x < -126 ? 0 : exp2f(x);
+}
+
+/* Nanoseconds in both cases. */
+static inline uint64_t cv_nanoseconds(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static inline uint32_t cv_clock(void)
+{
+    return (uint32_t)cv_nanoseconds();
 }
 
 #endif /* CV_EMULATED_PTX_H */

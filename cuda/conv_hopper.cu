@@ -12,33 +12,30 @@
  *
  * A block makes four such squares x 16, 96 or 128 channels, two warpgroups
  * taking two squares each, or three squares x 96 or 192, three taking one each
- * (Shape). One thread of one more warpgroup copies ahead of them, windows (a box
- * for each square) and weights (64 columns of one tap, for all channels) through
- * rings of their own in shared memory. Blocks stay and take tile after tile, so
- * the copies for the next tile begin while the last one is written.
+ * (Shape). One thread of one more warpgroup copies ahead of them, windows (a
+ * box for each square) and weights (64 columns of one tap, for all channels)
+ * through rings of their own in shared memory. Blocks stay and take tile after
+ * tile, so the copies for the next tile begin while the last one is written.
  *
  * up = 2: the four pixels that an input pixel becomes are four convolutions
  * with kernels of 2x2 (taps that read the same pixel are summed, and rounded
  * to bf16 again), 4/9 of the work.
  *
- * Bound by the tensor cores, one latent frame. Times of an H200, of a version
- * that wrote 4 bytes a lane, without norms, all of it two squares a warpgroup;
- * in brackets what is predicted of this one, per frame group as in the VAE:
- *   1/8: 6,240 pixels, 384 -> 384: 50 GFLOP, 0.117 ms. 25 x 4 tiles of 4 squares
- *     for 132 multiprocessors; of 3 squares they are 33 x 4, one for each (0.09).
- *   1/4: 49,920 pixels, 384 -> 384: 397 GFLOP, 0.546 ms. 585 tiles x 128
- *     channels are 5 rounds, the last one less than half full; 520 of 3 squares
- *     x 192 are 4, all full (0.48).
- *   1/2: 399,360 pixels, 192 -> 192: 795 GFLOP, 1.084 ms; with all channels in a
- *     tile the norm is made with it (1.0, and 0.09 less for each norm).
- *   1/1: 1.6 million pixels, 96 -> 96: 795 GFLOP, 1.350 ms. Of a window's
+ * Bound by the tensor cores, one latent frame. Times of an H200, with what
+ * CV_CONV_BRIEF 0 is; docs/kernels.md has what they are made of:
+ *   1/8: 6,240 pixels, 384 -> 384: 50 GFLOP, 0.108 ms. 104 tiles of 4 squares
+ *     x 96 for 132 multiprocessors (60 rows are 7.5 squares: of 3 squares there
+ *     would be 140).
+ *   1/4: 49,920 pixels, 384 -> 384: 397 GFLOP, 0.557 ms. 520 tiles of 3 squares
+ *     x 192 are 4 rounds, all full.
+ *   1/2: 399,360 pixels, 192 -> 192: 795 GFLOP, 1.137 ms; with all channels in
+ *     a tile the norm is made with it.
+ *   1/1: 1.6 million pixels, 96 -> 96: 795 GFLOP, 1.405 ms. Of a window's
  *     second 64 channels only 32 exist, and only they are multiplied. 9 taps of
  *     64 channels read 51 + 108 KB for 28 MFLOP: 3 TB/s from L2 at that rate
  *     (without kShare 8 TB/s, more than it has). wgmma itself reads 5 KB of
- *     shared memory in 48 clocks and the copies write 23 bytes a clock: all of
- *     the 128 bytes a clock that there are. By the difference to 192 channels a
- *     tile took 18,000 clocks beside 31,000 of products; conv_hopper.cuh should
- *     take 2 to 4,000 (1.1, norm and addition included).
+ *     shared memory in 48 clocks and the copies write 31 bytes a clock: more
+ *     than the 128 bytes a clock that there are, by 8 %.
  *   192 channels a tile: 8 KB of shared memory in 96 clocks, less than 5 in 48;
  *   from L2 as much as 4 squares x 96. 3 squares x 96 read 1.2 times that.
  *   The whole decoder: 275 TFLOP, of which up = 2 saves 14.
@@ -375,7 +372,8 @@ static const struct {
 enum { kShapes = sizeof(shapes) / sizeof(shapes[0]), kWidest = 192 };
 
 /* By the rounds of its tiles, each as long as its squares times its channels
- * and some more for its windows. What is normed has its channels in one tile. */
+ * and some more for its windows. What is normed has its channels in one tile.
+ */
 static int choose_shape(const CvCuda *cuda, const CvConvJob *a,
                         const Plan *plan)
 {

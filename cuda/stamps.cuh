@@ -3,12 +3,12 @@
  *
  * SPDX-License-Identifier: BSD-2-Clause
  *
- * The first thread of each role (a warpgroup, the one that copies) counts the clocks
- * from one cv_stamp() to the next as spent at the place that is named. After
- * the launch cv_stamps_print() waits for it and prints on stderr how many a tile
- * took at each place, means over all blocks: for launch n, from 0, of those of
- * one shape in a row (test_ops --bench has three at least). What counting
- * costs shows as the difference of the bench's times.
+ * The first thread of each role (a warpgroup, the one that copies) counts the
+ * clocks from one cv_stamp() to the next as spent at the place that is named.
+ * After the launch cv_stamps_print() waits for it and prints on stderr how many
+ * a tile took at each place, means over all blocks: for launch n, from 0, of
+ * those of one shape in a row (test_ops --bench has three at least). What
+ * counting costs shows as the difference of the bench's times.
  *
  * One file that includes this has counts of its own.
  */

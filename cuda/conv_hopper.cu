@@ -195,10 +195,11 @@ multiply_window(const Plan *plan, Multiplier *s, float (*sum)[S::kSums])
     advance(&s->a, plan->a_stages);
 }
 
-/* The sums of a warpgroup's squares. */
+/* The sums of a warpgroup's squares, and the bias that is not in them. */
 template <typename S, int kLast>
 static __device__ __forceinline__ void
-multiply_tile(const Plan *plan, const CvConvJob *job, Multiplier *s,
+multiply_tile(const Plan *plan, const CvConvJob *job, Tile tile,
+              Multiplier *s, float2 (&bias)[S::kBiases],
               float (*sum)[S::kSums])
 {
     int n = job->kt * plan->outer_h * plan->outer_w;
@@ -214,6 +215,8 @@ multiply_tile(const Plan *plan, const CvConvJob *job, Multiplier *s,
             multiply_window<S, kChannels / 16>(plan, s, sum);
         multiply_window<S, kLast>(plan, s, sum);
     }
+    if (kBrief && S::kEarly && plan->staged && job->bias)
+        load_bias<S>(job, tile, 0, bias); /* during the last products */
     cv_stamp(&s->clock, kAtProducts);
     cv_wgmma_wait<0>();
 #pragma unroll
@@ -290,6 +293,7 @@ static __global__ void __launch_bounds__(S::kThreads, 1)
             Tile tile = find_tile<S>(&plan, i);
             CvConvPixel at[S::kOwn];
             float sum[S::kOwn][S::kSums];
+            float2 bias[S::kBiases];
 
 #pragma unroll
             for (int k = 0; k < S::kOwn; k++)
@@ -301,9 +305,9 @@ static __global__ void __launch_bounds__(S::kThreads, 1)
                     fetch_square<S>(&plan, &job, tile, at[k],
                                      stage + k * S::kBytes);
             cv_stamp(&state.clock, kAtFind);
-            multiply_tile<S, kLast>(&plan, &job, &state, sum);
-            finish_tile<S>(&plan, &job, tile, at, stage, gamma, &state.clock,
-                           sum);
+            multiply_tile<S, kLast>(&plan, &job, tile, &state, bias, sum);
+            finish_tile<S>(&plan, &job, tile, at, stage, gamma, bias,
+                           &state.clock, sum);
         }
         cv_stamp_end(&state.clock, warp / 4);
     }

@@ -100,6 +100,10 @@ template <int n, int groups, int own> struct Shape {
     static constexpr int kKept = kWarps * kStages * kBytes + kBarrierBytes +
                                  n * (int)sizeof(float);
 
+    /* Pairs of biases that a lane has registers for, and whether so already
+     * while it multiplies. */
+    static constexpr int kBiases = kParts > 16 ? 12 : kParts;
+    static constexpr bool kEarly = groups == 2 && n <= 96;
     static constexpr int kUnroll = kBrief ? kCopies : 4;
 
     /* Of a lane's piece: its pixel, its channels, its place in the stage. */
@@ -313,36 +317,40 @@ static __device__ __forceinline__ void norm_square(const CvConvJob *job,
     }
 }
 
-/* v += bias: pairs of channels are asked for at once, some of them; where there
- * are no such channels, the first. */
+/* A lane's pairs of the tile's biases from pair `first` on, asked for all at
+ * once. Where there are no such channels: of the first. */
+template <typename S>
+static __device__ __forceinline__ void load_bias(const CvConvJob *job,
+                                                 Tile tile, int first,
+                                                 float2 (&bias)[S::kBiases])
+{
+    int n = tile.n0 + (int)threadIdx.x % 4 * 2 + first * 8;
+
+#pragma unroll
+    for (int j = 0; j < S::kBiases; j++)
+        bias[j] = __ldg((const float2 *)(job->bias +
+                                         (n + j * 8 < job->o ? n + j * 8
+                                                             : 0)));
+}
+
+/* v += bias, of which the first pairs were loaded where kEarly. */
 template <typename S>
 static __device__ __forceinline__ void add_bias(const CvConvJob *job,
                                                 Tile tile,
+                                                float2 (&bias)[S::kBiases],
                                                 float (&v)[S::kSums])
 {
-    enum { kBatch = S::kParts % 12 ? S::kParts : 12 };
-    int n = tile.n0 + (int)threadIdx.x % 4 * 2;
-
-    if (!job->bias)
-        return;
 #pragma unroll
-    for (int k = 0; k < S::kParts; k += kBatch) {
-        float2 bias[kBatch];
-
+    for (int k = 0; k < S::kParts; k += S::kBiases) {
+        if (k || !S::kEarly)
+            load_bias<S>(job, tile, k, bias);
 #pragma unroll
-        for (int j = 0; j < kBatch; j++) {
-            int at = n + (k + j) * 8;
-
-            bias[j] = __ldg((const float2 *)(job->bias +
-                                             (at < job->o ? at : 0)));
-        }
-#pragma unroll
-        for (int j = 0; j < 4 * kBatch; j++)
-            v[4 * k + j] += j % 2 ? bias[j / 4].y : bias[j / 4].x;
+        for (int i = 0; i < 4 * S::kBiases; i++)
+            v[4 * k + i] += i % 2 ? bias[i / 4].y : bias[i / 4].x;
     }
 }
 
-/* The same, one pair after the other. */
+/* v += bias, one pair after the other. */
 template <typename S>
 static __device__ __forceinline__ void add_bias_slowly(const CvConvJob *job,
                                                 Tile tile,
@@ -370,13 +378,14 @@ template <typename S>
 static __device__ __forceinline__ void
 finish_square(const Plan *plan, const CvConvJob *job, Tile tile,
               CvConvPixel at, unsigned char *stage, const float *gamma,
-              CvClock *clock, float (&v)[S::kSums])
+              float2 (&bias)[S::kBiases], CvClock *clock,
+              float (&v)[S::kSums])
 {
     int lane = (int)threadIdx.x % CV_WARP, n = lane % 4 * 2;
 
-    if (kBrief)
-        add_bias<S>(job, tile, v);
-    else
+    if (kBrief && job->bias)
+        add_bias<S>(job, tile, bias, v);
+    else if (!kBrief)
         add_bias_slowly<S>(job, tile, v);
     if (job->add) {
 #pragma unroll
@@ -434,8 +443,8 @@ template <typename S>
 static __device__ __forceinline__ void
 finish_tile(const Plan *plan, const CvConvJob *job, Tile tile,
             const CvConvPixel (&at)[S::kOwn], unsigned char *stage,
-            const float *gamma, CvClock *clock,
-            float (&sum)[S::kOwn][S::kSums])
+            const float *gamma, float2 (&bias)[S::kBiases],
+            CvClock *clock, float (&sum)[S::kOwn][S::kSums])
 {
     if (!plan->staged) {
 #pragma unroll
@@ -457,8 +466,8 @@ finish_tile(const Plan *plan, const CvConvJob *job, Tile tile,
             cv_cp_async_wait<0>();
             __syncwarp();
         }
-        finish_square<S>(plan, job, tile, at[k], own, gamma, clock,
-                         sum[k]);
+        finish_square<S>(plan, job, tile, at[k], own, gamma, bias,
+                         clock, sum[k]);
     }
 }
 

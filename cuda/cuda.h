@@ -81,7 +81,7 @@ int cv_cuda_finish(CvBackend *b);
 int cv_cuda_memory(CvBackend *b, CvMemory *memory);
 
 /* upload.c */
-int cv_cuda_upload(CvBackend *b, const CvTensor *dst, const void *src,
+int cv_cuda_upload(CvBackend *b, const CvTensor *dst, const CvSource *src,
                    CvType src_type, const void *tag);
 int cv_cuda_uploaded(CvBackend *b, const void **bad);
 int cv_cuda_download(CvBackend *b, float *dst, const CvTensor *src);

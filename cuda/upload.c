@@ -8,11 +8,11 @@
  * once at the end. Small float32 arrays without a tag (noise, a timestep) are
  * looked at on the host, so that uploading them waits for nothing.
  *
- * A large array, in a mapped file mostly, is copied to pinned memory by several
- * threads, because one of them is slower than the link to the device: each page
- * of the file costs it a fault. The calling thread hands out room, sends pieces
- * that are full, and copies when there is nothing else to do; so it works
- * without any other thread too. Pieces are filled while older ones are sent.
+ * A large array, in a file mostly, is read into pinned memory by several
+ * threads, because one of them is slower than the link to the device. The
+ * calling thread hands out room, sends pieces that are full, and reads when
+ * there is nothing else to do; so it works without any other thread too. Pieces
+ * are filled while older ones are sent.
  */
 #include <pthread.h>
 #include <string.h>
@@ -127,13 +127,12 @@ int cv_cuda_uploaded(CvBackend *b, const void **bad)
 /* An array on its way. */
 typedef struct Upload {
     CvCuda *cuda;
-    const uint8_t *src;
+    const CvSource *src;
     uint8_t *dst;
     CvType src_type, dst_type;
     int64_t n;            /* elements */
-    int64_t each;         /* of a piece, which is whole blocks */
-    size_t bytes;         /* of all of them as they are stored */
-    size_t each_bytes;
+    int64_t each;         /* of a piece, and */
+    int64_t slice;        /* of what is read at once: whole blocks */
     unsigned *flag;
 
     /* where several threads are at it, all below is guarded by `lock` */
@@ -142,21 +141,38 @@ typedef struct Upload {
     int64_t n_pieces;
     int64_t n_open, n_sent;
     int64_t at;           /* the piece that slices are handed out of */
-    size_t slice;         /* where the next one begins in that */
+    int64_t next;         /* of it: where the next one begins */
     struct {
         CvCudaPiece *piece;
-        size_t left;      /* bytes that are not there yet */
+        int64_t left;     /* elements that are not there yet */
     } open[OPEN];
     int over;             /* everything was sent, or something failed */
     int err;
 } Upload;
 
+static int64_t piece_elements(const Upload *u, int64_t i)
+{
+    return u->n - i * u->each < u->each ? u->n - i * u->each : u->each;
+}
+
+/* Of n elements, which are whole blocks, as they are stored. */
+static size_t bytes_of(const Upload *u, int64_t n)
+{
+    return (size_t)(n / cv_type_block(u->src_type)) *
+           cv_type_bytes(u->src_type);
+}
+
 static size_t piece_bytes(const Upload *u, int64_t i)
 {
-    const size_t before = (size_t)i * u->each_bytes;
+    return bytes_of(u, piece_elements(u, i));
+}
 
-    return u->bytes - before < u->each_bytes ? u->bytes - before
-                                             : u->each_bytes;
+/* n elements of piece i, from `first` of it on, to where they belong. */
+static int read_piece(const Upload *u, const CvCudaPiece *piece, int64_t i,
+                      int64_t first, int64_t n)
+{
+    return u->src->read(u->src->arg, piece->pinned + bytes_of(u, first),
+                        i * u->each + first, n);
 }
 
 /* Piece i, which is in pinned memory, to its place. */
@@ -164,7 +180,6 @@ static int send(Upload *u, CvCudaPiece *piece, int64_t i)
 {
     CvCuda *cuda = u->cuda;
     const int64_t first = i * u->each;
-    const int64_t n = u->n - first < u->each ? u->n - first : u->each;
     cudaStream_t stream = cuda->host->ring.stream;
     cudaError_t error;
     int err;
@@ -178,8 +193,8 @@ static int send(Upload *u, CvCudaPiece *piece, int64_t i)
     if ((err = cv_cuda_check(cuda, error, "an upload")) < 0 ||
         (err = cv_cuda_cast(cuda, u->dst + (size_t)first *
                             cv_type_bytes(u->dst_type), u->dst_type,
-                            piece->staging, u->src_type, n,
-                            (int *)u->flag)) < 0)
+                            piece->staging, u->src_type,
+                            piece_elements(u, i), (int *)u->flag)) < 0)
         return err;
     return cv_cuda_ring_used(cuda);
 }
@@ -190,11 +205,9 @@ static int upload_alone(Upload *u)
         CvCudaPiece *piece;
         int err = cv_cuda_ring_take(u->cuda, piece_bytes(u, i), 1, &piece);
 
-        if (err < 0)
-            return err;
-        memcpy(piece->pinned, u->src + (size_t)i * u->each_bytes,
-               piece_bytes(u, i));
-        if ((err = send(u, piece, i)) < 0)
+        if (err < 0 ||
+            (err = read_piece(u, piece, i, 0, piece_elements(u, i))) < 0 ||
+            (err = send(u, piece, i)) < 0)
             return err;
     }
     return 0;
@@ -202,30 +215,30 @@ static int upload_alone(Upload *u)
 
 /* ---- by several threads ---- */
 
-/* Copy the next slice, where there is one. Called with the lock held, which it
+/* Read the next slice, where there is one. Called with the lock held, which it
  * releases meanwhile. */
-static int copy_slice(Upload *u)
+static int read_slice(Upload *u)
 {
-    const int64_t i = u->at;
-    const size_t first = u->slice;
-    const uint8_t *src;
-    uint8_t *dst;
-    size_t n;
+    const int64_t i = u->at, first = u->next;
+    const CvCudaPiece *piece;
+    int64_t n;
+    int err;
 
     if (i == u->n_open)
         return 0;
-    n   = piece_bytes(u, i) - first;
-    n   = n < SLICE ? n : SLICE;
-    src = u->src + (size_t)i * u->each_bytes + first;
-    dst = u->open[i % OPEN].piece->pinned + first;
-    u->slice += n;
-    if (u->slice == piece_bytes(u, i)) {
-        u->slice = 0;
+    n     = piece_elements(u, i) - first;
+    n     = n < u->slice ? n : u->slice;
+    piece = u->open[i % OPEN].piece;
+    u->next += n;
+    if (u->next == piece_elements(u, i)) {
+        u->next = 0;
         u->at++;
     }
     pthread_mutex_unlock(&u->lock);
-    memcpy(dst, src, n);
+    err = read_piece(u, piece, i, first, n);
     pthread_mutex_lock(&u->lock);
+    if (err < 0)
+        u->err = err;
     u->open[i % OPEN].left -= n;
     if (!u->open[i % OPEN].left)
         pthread_cond_signal(&u->filled);
@@ -245,7 +258,7 @@ static int open_piece(Upload *u)
     if (err < 0 || !piece)
         return err;
     u->open[i % OPEN].piece = piece;
-    u->open[i % OPEN].left  = piece_bytes(u, i);
+    u->open[i % OPEN].left  = piece_elements(u, i);
     u->n_open++;
     pthread_cond_broadcast(&u->opened);
     return 1;
@@ -256,7 +269,7 @@ static int manage(Upload *u)
 {
     int err = 0;
 
-    while (u->n_sent < u->n_pieces && err >= 0) {
+    while (u->n_sent < u->n_pieces && err >= 0 && !u->err) {
         const int64_t next = u->n_sent;
 
         if (next < u->n_open && !u->open[next % OPEN].left) {
@@ -264,14 +277,14 @@ static int manage(Upload *u)
             err = send(u, u->open[next % OPEN].piece, next);
             pthread_mutex_lock(&u->lock);
             u->n_sent++;
-        } else if (!(err = open_piece(u)) && !copy_slice(u)) {
+        } else if (!(err = open_piece(u)) && !read_slice(u)) {
             if (next < u->n_open)
                 pthread_cond_wait(&u->filled, &u->lock);
             else /* there is room when the oldest of all is gone */
                 err = cv_cuda_ring_free(u->cuda, 1);
         }
     }
-    return err < 0 ? err : 0;
+    return err < 0 ? err : u->err;
 }
 
 /* There are at least as many items as threads, so the caller gets one too: no
@@ -284,7 +297,7 @@ static void upload_job(void *arg, int64_t first, int64_t last, int worker)
     pthread_mutex_lock(&u->lock);
     if (worker) {
         while (!u->over)
-            if (!copy_slice(u))
+            if (!read_slice(u))
                 pthread_cond_wait(&u->opened, &u->lock);
     } else if (!u->over) {
         u->err  = manage(u);
@@ -327,13 +340,11 @@ static CvPool *find_pool(CvCuda *cuda)
 
 /* ---- without looking, or looking on the host ---- */
 
-/* Copy n floats; 1 when one of them is infinite or NaN. */
-static int copy_and_check(void *to, const void *from, int64_t n)
+/* 1 when one of n floats is infinite or NaN. */
+static int is_bad(const uint8_t *p, int64_t n)
 {
-    const uint8_t *p = from;
     uint32_t bad = 0;
 
-    memcpy(to, from, (size_t)n * sizeof(float));
     for (int64_t i = 0; i < n; i++) {
         uint32_t bits;
 
@@ -352,7 +363,6 @@ static int upload_direct(Upload *u)
     int bad = 0, err;
 
     for (int64_t i = 0; i < u->n_pieces; i++) {
-        const uint8_t *src = u->src + (size_t)i * u->each_bytes;
         const size_t bytes = piece_bytes(u, i);
         CvCudaPiece *piece;
         cudaError_t error;
@@ -360,13 +370,12 @@ static int upload_direct(Upload *u)
         while (host->ring.freed < host->direct[0])
             if ((err = cv_cuda_ring_free(u->cuda, 1)) < 0)
                 return err;
-        if ((err = cv_cuda_ring_take(u->cuda, bytes, 1, &piece)) < 0)
+        if ((err = cv_cuda_ring_take(u->cuda, bytes, 1, &piece)) < 0 ||
+            (err = read_piece(u, piece, i, 0, piece_elements(u, i))) < 0)
             return err;
         if (u->src_type == CV_F32)
-            bad |= copy_and_check(piece->pinned, src, (int64_t)(bytes / 4));
-        else
-            memcpy(piece->pinned, src, bytes);
-        error = cudaMemcpyAsync(u->dst + (size_t)i * u->each_bytes,
+            bad |= is_bad(piece->pinned, piece_elements(u, i));
+        error = cudaMemcpyAsync(u->dst + bytes_of(u, i * u->each),
                                 piece->pinned, bytes, cudaMemcpyHostToDevice,
                                 u->cuda->stream);
         if ((err = cv_cuda_check(u->cuda, error, "an upload")) < 0 ||
@@ -380,17 +389,17 @@ static int upload_direct(Upload *u)
 
 /* ---- the operations ---- */
 
-int cv_cuda_upload(CvBackend *b, const CvTensor *dst, const void *src,
+int cv_cuda_upload(CvBackend *b, const CvTensor *dst, const CvSource *src,
                    CvType src_type, const void *tag)
 {
     CvCuda *cuda = cv_cuda(b);
     const int block = cv_type_block(src_type);
     const size_t size = cv_type_bytes(src_type); /* of a block */
-    const int64_t blocks = (int64_t)(CV_CUDA_PIECE / size);
     Upload u = {
         .cuda = cuda, .src = src, .dst = dst->data, .src_type = src_type,
-        .dst_type = dst->type, .n = cv_elements(dst), .each = blocks * block,
-        .each_bytes = (size_t)blocks * size,
+        .dst_type = dst->type, .n = cv_elements(dst),
+        .each  = (int64_t)(CV_CUDA_PIECE / size) * block,
+        .slice = (int64_t)(SLICE / size) * block,
     };
     const int raw = src_type == CV_I32 ||
                     (src_type == CV_F32 && dst->type == CV_F32 && !tag &&
@@ -407,13 +416,12 @@ int cv_cuda_upload(CvBackend *b, const CvTensor *dst, const void *src,
                        cv_type_name(dst->type), cv_type_name(src_type));
     if (!u.n)
         return 0;
-    u.bytes    = (size_t)(u.n / block) * size;
     u.n_pieces = (u.n - 1) / u.each + 1;
     if (raw)
         err = upload_direct(&u);
     else if ((err = find_flag(cuda, tag, &u.flag)) < 0)
         return err;
-    else if (u.bytes >= WIDE && (pool = find_pool(cuda)))
+    else if (bytes_of(&u, u.n) >= WIDE && (pool = find_pool(cuda)))
         err = upload_wide(&u, pool);
     else
         err = upload_alone(&u);

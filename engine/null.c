@@ -41,7 +41,7 @@ static void null_release(CvBackend *b, void *data)
     munmap((uint8_t *)data - HEADER, bytes + HEADER);
 }
 
-static int null_upload(CvBackend *b, const CvTensor *dst, const void *src,
+static int null_upload(CvBackend *b, const CvTensor *dst, const CvSource *src,
                        CvType type, const void *tag)
 {
     (void)b, (void)dst, (void)src, (void)type, (void)tag;

@@ -6,6 +6,8 @@
  * Shapes and types are checked here, once for every backend, also while a plan
  * is made: a network that passes its plan cannot hand a backend a wrong shape.
  */
+#include <string.h>
+
 #include "ops.h"
 
 /* Stop with EINVAL naming the operation and the condition that failed. */
@@ -76,14 +78,40 @@ static int64_t last_dim(const CvTensor *t)
 
 /* ---- memory ---- */
 
-int cv_upload_tagged(CvBackend *b, const CvTensor *dst, const void *src,
-                     CvType type, const void *tag)
+int cv_upload_from(CvBackend *b, const CvTensor *dst, const CvSource *src,
+                   CvType type, const void *tag)
 {
     CHECK(dst->data && src);
     CHECK((dst->type == CV_I32) == (type == CV_I32));
     CHECK(cv_elements(dst) % cv_type_block(type) == 0);
     CHECK(!cv_type_is_fp8(dst->type) || (b->fp8 && dst->type == type));
     RUN(upload)(b, dst, src, type, tag);
+}
+
+typedef struct Array {
+    const uint8_t *data;
+    CvType type;
+} Array;
+
+static int read_array(void *arg, void *to, int64_t first, int64_t n)
+{
+    const Array *a = arg;
+    const int block = cv_type_block(a->type);
+    const size_t size = cv_type_bytes(a->type);
+
+    memcpy(to, a->data + (size_t)(first / block) * size,
+           (size_t)(n / block) * size);
+    return 0;
+}
+
+int cv_upload_tagged(CvBackend *b, const CvTensor *dst, const void *src,
+                     CvType type, const void *tag)
+{
+    Array array = { src, type };
+    const CvSource source = { read_array, &array };
+
+    CHECK(src);
+    return cv_upload_from(b, dst, &source, type, tag);
 }
 
 int cv_upload(CvBackend *b, const CvTensor *dst, const void *src, CvType type)

@@ -167,6 +167,15 @@ typedef struct CvMemory {
     int64_t budget; /* the most that may be taken; INT64_MAX: no limit */
 } CvMemory;
 
+/* Where an upload has its numbers from. read: the n from `first` on -> to, on
+ * the host, of any address; of a type with blocks both are whole blocks. 0, or
+ * an error that it has logged, which the upload then returns. Several threads
+ * call it at the same time. */
+typedef struct CvSource {
+    int (*read)(void *arg, void *to, int64_t first, int64_t n);
+    void *arg;
+} CvSource;
+
 typedef struct CvOps {
     /* ---- memory ---- */
 
@@ -175,14 +184,15 @@ typedef struct CvOps {
     int (*alloc)(CvBackend *b, size_t bytes, void **data);
     void (*release)(CvBackend *b, void *data);
 
-    /* Host array of src_type, at any address -> dst (float32, A, W, CV_I32 from
-     * CV_I32, with CvBackend.fp8 also fp8 from the same type), as many elements
-     * as dst has, converted by rounding to nearest even; quantised ones, which must be whole blocks, via float32
-     * (blocks.h). The array may change on return. Float and quantised sources:
-     * returns EILSEQ, not logged, when a value is NaN or infinite. With a tag,
-     * which is not looked behind, a backend may return before it knows; then
-     * `uploaded` tells. So loading thousands of tensors waits once. */
-    int (*upload)(CvBackend *b, const CvTensor *dst, const void *src,
+    /* As many numbers of src_type as dst has elements -> dst (float32, A, W,
+     * CV_I32 from CV_I32, with CvBackend.fp8 also fp8 from the same type),
+     * converted by rounding to nearest even; quantised ones, which must be
+     * whole blocks, via float32 (blocks.h). The source has been read on return.
+     * Float and quantised sources: returns EILSEQ, not logged, when a value is
+     * NaN or infinite. With a tag, which is not looked behind, a backend may
+     * return before it knows; then `uploaded` tells. So loading thousands of
+     * tensors waits once. */
+    int (*upload)(CvBackend *b, const CvTensor *dst, const CvSource *src,
                   CvType src_type, const void *tag);
 
     /* Wait for the uploads that had a tag since the last call, and forget them:
@@ -408,9 +418,12 @@ int cv_null_open(CvBackend **backend, CvLog *log);
 
 /* ---- checked calls: the only way that networks reach the table ---- */
 
-int cv_upload(CvBackend *b, const CvTensor *dst, const void *src, CvType type);
+int cv_upload_from(CvBackend *b, const CvTensor *dst, const CvSource *src,
+                   CvType type, const void *tag);
+/* The same of an array on the host, at any address; and without a tag. */
 int cv_upload_tagged(CvBackend *b, const CvTensor *dst, const void *src,
                      CvType type, const void *tag);
+int cv_upload(CvBackend *b, const CvTensor *dst, const void *src, CvType type);
 int cv_uploaded(CvBackend *b, const void **bad);
 int cv_download(CvBackend *b, float *dst, const CvTensor *src);
 int cv_zero(CvBackend *b, const CvTensor *t);

@@ -112,16 +112,20 @@ static int write_random(CvBackend *b, const CvTensor *dst, uint64_t seed,
 }
 
 /* Of the weights that are 1. */
-static int write_floats(CvBackend *b, const CvTensor *dst, const void *src,
-                        CvType type, const void *tag)
+static int write_floats(CvBackend *b, const CvTensor *dst,
+                        const CvSource *src, CvType type, const void *tag)
 {
-    const float *from = src;
     uint16_t *to = dst->data;
+    int err = 0;
 
     (void)b, (void)type, (void)tag;
-    for (int64_t i = 0; i < cv_elements(dst); i++)
-        to[i] = to_bf16(from[i]);
-    return 0;
+    for (int64_t i = 0; i < cv_elements(dst) && !err; i++) {
+        float one;
+
+        err   = src->read(src->arg, &one, i, 1);
+        to[i] = err ? 0 : to_bf16(one);
+    }
+    return err;
 }
 
 static const CvOps file_ops = { .upload = write_floats,

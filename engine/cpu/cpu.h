@@ -80,7 +80,7 @@ void cv_cpu_copy_rows(float *dst, int64_t dst_row, const float *src,
 /* The table's entries, by file. */
 
 /* upload.c */
-int cv_cpu_upload(CvBackend *b, const CvTensor *dst, const void *src,
+int cv_cpu_upload(CvBackend *b, const CvTensor *dst, const CvSource *src,
                   CvType src_type, const void *tag);
 int cv_cpu_uploaded(CvBackend *b, const void **bad);
 

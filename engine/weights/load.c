@@ -3,16 +3,16 @@
  *
  * SPDX-License-Identifier: BSD-2-Clause
  *
- * Tensors are converted by the backend while it uploads them. What lies in the
- * file as the network wants it goes there directly; what must be rearranged
- * goes through a buffer of a few rows, so that loading never takes a second
- * copy of a tensor.
+ * Tensors are converted by the backend while it uploads them, and rearranged
+ * while it reads them (source.h), so that loading never takes a second copy of
+ * a tensor.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "weights/lora.h"
+#include "weights/source.h"
 
 #define BUFFER_BYTES (8 << 20)
 
@@ -142,104 +142,54 @@ static size_t bytes_of(const CvEntry *e, int64_t n)
            cv_type_bytes(e->tensor.type);
 }
 
-/* [c, k] -> [k, c] of elements of `size` bytes. The compiler knows it in each
- * of the calls below: otherwise a VAE takes as long as a transformer. */
-static inline void transpose(uint8_t *dst, const uint8_t *src, size_t channels,
-                             size_t taps, size_t size)
+/* Elements of a stored tensor, in the order of the source, -> t, which is in
+ * memory; its rows, from `row` on, times their factors where these are to be
+ * multiplied here. */
+static int upload_source(CvLoader *l, const CvTensor *t, const CvEntry *e,
+                         CvStored *stored, int scaled, int64_t row)
 {
-    for (size_t k = 0; k < taps; k++)
-        for (size_t c = 0; c < channels; c++)
-            memcpy(dst + (k * channels + c) * size, src + (c * taps + k) * size,
-                   size);
+    const CvSource source = { cv_stored_read, stored };
+    const int64_t n = cv_elements(t);
+    uint8_t *buffer;
+    int err;
+
+    if (!n)
+        return 0;
+    if (!scaled)
+        return cv_upload_from(l->backend, t, &source, e->tensor.type, e);
+    if (!(buffer = malloc(bytes_of(e, n))))
+        return cv_fail_memory(l->log, bytes_of(e, n), e->name);
+    if (!(err = cv_stored_read(stored, buffer, 0, n)))
+        err = cv_scale_upload(l, t, buffer, e, NULL, row);
+    free(buffer);
+    return err;
 }
 
-static void transpose_any(uint8_t *dst, const uint8_t *src, size_t channels,
-                          size_t taps, size_t size)
-{
-    if (size == 2)
-        transpose(dst, src, channels, taps, 2);
-    else if (size == 4)
-        transpose(dst, src, channels, taps, 4);
-    else
-        transpose(dst, src, channels, taps, size);
-}
-
-/* Row `first` of a convolution, [c, k] in the file, becomes [k, c]; of a pair,
- * [2, c, k] becomes [2, k, c] with its halves exchanged. Where the file has it
- * in pieces, it goes through `row`. */
-static void copy_kernel(uint8_t *dst, uint8_t *row, const CvEntry *e,
-                        const CvTensor *t, CvLoadLayout layout, int64_t first)
-{
-    size_t size = cv_type_bytes(e->tensor.type);
-    size_t n = (size_t)cv_row_elements(t), channels = (size_t)t->dim[4];
-    size_t halves = layout == CV_LOAD_CONV_PAIR ? 2 : 1;
-    size_t taps = n / channels / halves;
-    const uint8_t *src = row;
-
-    if (e->view)
-        cv_entry_copy(row, e, first * (int64_t)n, (int64_t)n);
-    else
-        src = (const uint8_t *)e->tensor.data + (size_t)first * n * size;
-    for (size_t half = halves; half-- > 0; src += channels * taps * size)
-        transpose_any(dst + half * taps * channels * size, src, channels, taps,
-                      size);
-}
-
-/* Rows [first, first + n) of t, in its order, from the file. Behind them
- * there is room for one more. */
-static void copy_rows(uint8_t *dst, const CvEntry *e, const CvTensor *t,
-                      CvLoadLayout layout, int64_t first, int64_t n)
-{
-    int64_t row = cv_row_elements(t);
-    uint8_t *spare = dst + bytes_of(e, n * row);
-
-    if (layout == CV_LOAD_AS_IS)
-        cv_entry_copy(dst, e, first * row, n * row);
-    else
-        for (int64_t i = 0; i < n; i++)
-            copy_kernel(dst + bytes_of(e, i * row), spare, e, t, layout,
-                        first + i);
-}
-
-/* The stored tensor -> t, which is in memory. */
+/* The stored tensor -> t, which is in memory. What is multiplied on the way
+ * goes through a buffer, a few rows at a time. */
 static int upload(CvLoader *l, const CvTensor *t, const CvEntry *e,
                   CvLoadLayout layout)
 {
-    int64_t row = cv_row_elements(t), n, rows = t->n_dims ? t->dim[0] : 1;
-    size_t row_bytes = bytes_of(e, row);
-    /* then it is multiplied on the way */
+    const int64_t row = cv_row_elements(t), rows = t->n_dims ? t->dim[0] : 1;
     const int scaled = e->scale && !cv_type_is_fp8(t->type);
-    CvTensor whole = *t;
-    uint8_t *buffer;
+    CvTensor whole = *t, part;
+    int64_t n = rows;
     int err = 0;
 
-    if (!cv_elements(t))
-        return 0;
     /* With one tap the order is the file's. */
     if (layout == CV_LOAD_CONV && row == t->dim[4])
         layout = CV_LOAD_AS_IS;
-    if (layout == CV_LOAD_AS_IS && !e->view && !scaled)
-        return cv_upload_tagged(l->backend, t, e->tensor.data, e->tensor.type,
-                                e);
     if (!t->n_dims)
         whole = CV_RESHAPE(*t, 1);
-    n = BUFFER_BYTES / (int64_t)row_bytes;
-    n = n < 1 ? 1 : n < rows ? n : rows;
-    buffer = malloc(((size_t)n + 1) * row_bytes);
-    if (!buffer)
-        return cv_fail_memory(l->log, ((uint64_t)n + 1) * row_bytes, e->name);
+    if (scaled && row && (n = BUFFER_BYTES / (int64_t)bytes_of(e, row)) < 1)
+        n = 1;
     for (int64_t first = 0; first < rows && !err; first += n) {
-        CvTensor part;
+        CvStored stored;
 
-        if (n > rows - first)
-            n = rows - first;
-        part = cv_rows(&whole, first, n);
-        copy_rows(buffer, e, &whole, layout, first, n);
-        err = scaled ? cv_scale_upload(l, &part, buffer, e, NULL, first)
-                     : cv_upload_tagged(l->backend, &part, buffer,
-                                        e->tensor.type, e);
+        part = cv_rows(&whole, first, n < rows - first ? n : rows - first);
+        cv_stored_init(&stored, l->weights, e, layout, first * row, l->log);
+        err = upload_source(l, &part, e, &stored, scaled, first);
     }
-    free(buffer);
     return err;
 }
 
@@ -267,28 +217,18 @@ int cv_load_end(CvLoader *l, int err)
 int cv_load_piece(CvLoader *l, const CvTensor *t, const CvEntry *e,
                   int scaled, int64_t first, int64_t step)
 {
-    int64_t rows = t->dim[0], row = t->dim[1];
-    size_t bytes = bytes_of(e, row);
-    uint8_t *buffer;
+    const int64_t rows = t->dim[0], row = t->dim[1];
+    CvStored stored;
     int err;
 
-    scaled = scaled && e->scale;
     if (l->weights->random) {
         err = cv_random_load(l, t, e, first);
-    } else if (!e->view && !scaled && (row == step || rows == 1)) {
-        err = cv_upload_tagged(l->backend, t,
-                               (const uint8_t *)e->tensor.data +
-                               bytes_of(e, first), e->tensor.type, e);
     } else {
-        if (!(buffer = malloc((size_t)rows * bytes)))
-            return cv_fail_memory(l->log, (uint64_t)rows * bytes, e->name);
-        for (int64_t i = 0; i < rows; i++)
-            cv_entry_copy(buffer + (size_t)i * bytes, e, first + i * step,
-                          row);
-        err = scaled ? cv_scale_upload(l, t, buffer, e, NULL, first / step)
-                     : cv_upload_tagged(l->backend, t, buffer,
-                                        e->tensor.type, e);
-        free(buffer);
+        cv_stored_init(&stored, l->weights, e, CV_LOAD_AS_IS, first, l->log);
+        if (row != step && rows > 1)
+            cv_stored_parts(&stored, row, step);
+        err = upload_source(l, t, e, &stored, scaled && e->scale,
+                            first / step);
     }
     return err == CAUSVID_ERR(EILSEQ) ? wrong_value(l, e) : err;
 }
@@ -496,7 +436,8 @@ static int upload_rows(CvLoader *l, const CvTensor *t, const CvEntry *e,
         return cv_fail_memory(l->log, ((uint64_t)t->dim[0] + 1) * row,
                               e->name);
     for (int64_t i = 0; i < t->dim[0]; i++)
-        copy_rows(buffer + (size_t)i * row, e, t, CV_LOAD_AS_IS, ids[i], 1);
+        cv_entry_copy(buffer + (size_t)i * row, e,
+                      ids[i] * cv_row_elements(t), cv_row_elements(t));
     err = e->scale && !cv_type_is_fp8(t->type)
               ? cv_scale_upload(l, t, buffer, e, ids, 0)
               : cv_upload_tagged(l->backend, t, buffer, e->tensor.type, e);

@@ -16,6 +16,7 @@
 #include "weights/reader.h"
 
 #define MAX_SHARDS 1024
+#define MAX_OPEN   32 /* files; others are only mapped */
 
 static int begins(const CvFile *file, const char *bytes, size_t n)
 {
@@ -156,7 +157,10 @@ static int map_file(CvWeights *w, const char *path, CvLog *log)
             file->mapped = 1;
         }
     }
-    close(fd);
+    file->fd      = fd;
+    file->is_open = !err && w->n_files <= MAX_OPEN;
+    if (!file->is_open)
+        close(fd);
     return err < 0 ? err : read_file(w, file, log);
 }
 

@@ -10,8 +10,9 @@
  * quantised blocks among them. A view with strides has a CvView and no data;
  * cv_entry_copy() serves both.
  *
- * A file that another program shortens while it is mapped ends the process
- * with SIGBUS. That is out of scope: sizes are those at the time of opening.
+ * A file that another program shortens meanwhile ends the process with SIGBUS
+ * where its mapping is looked at, which is out of scope: sizes are those at the
+ * time of opening. Where it is read (source.c), that is an error.
  */
 #ifndef CV_READER_H
 #define CV_READER_H
@@ -27,6 +28,7 @@ typedef struct CvFile {
     const uint8_t *data;
     size_t size;
     int mapped;          /* unmap it at the end */
+    int fd, is_open;     /* close it then; only of the first files of many */
 } CvFile;
 
 /* A tensor whose elements do not follow each other: element [i, j, ...] lies
@@ -39,6 +41,10 @@ typedef struct CvView {
     int n_dims;
     int64_t dim[CV_MAX_DIMS], stride[CV_MAX_DIMS];
 } CvView;
+
+/* Copy n elements of `size` bytes from `first` on, in row-major order. */
+void cv_view_copy(void *to, const CvView *view, size_t size, int64_t first,
+                  int64_t n);
 
 /* A name that a file's metadata has for the model. */
 typedef struct CvTitle {

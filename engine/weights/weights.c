@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "weights/gguf.h"
 #include "weights/json.h"
@@ -27,6 +28,8 @@ void cv_weights_close(CvWeights **weights)
     for (int i = 0; i < w->n_files; i++) {
         if (w->files[i]->mapped)
             munmap((void *)w->files[i]->data, w->files[i]->size);
+        if (w->files[i]->is_open)
+            close(w->files[i]->fd);
         free(w->files[i]->path);
         free(w->files[i]);
     }
@@ -104,25 +107,51 @@ int cv_weights_add_view(CvWeights *w, const CvFile *file, const char *name,
     return err;
 }
 
-static void copy_view(uint8_t *dst, const CvView *v, size_t size,
-                      int64_t first, int64_t n)
+/* n elements that lie `step` bytes apart. The compiler knows their size in each
+ * of the calls below: otherwise a VAE takes as long as a transformer. */
+static inline void gather(uint8_t *to, const uint8_t *src, ptrdiff_t step,
+                          int64_t n, size_t size)
 {
-    int64_t at[CV_MAX_DIMS] = { 0 }, offset = 0;
+    for (int64_t i = 0; i < n; i++)
+        memcpy(to + (size_t)i * size, src + i * step, size);
+}
 
-    for (int i = v->n_dims - 1; i >= 0; i--) {
+static void gather_any(uint8_t *to, const uint8_t *src, ptrdiff_t step,
+                       int64_t n, size_t size)
+{
+    if (size == 2)
+        gather(to, src, step, n, 2);
+    else if (size == 4)
+        gather(to, src, step, n, 4);
+    else
+        gather(to, src, step, n, size);
+}
+
+void cv_view_copy(void *to, const CvView *v, size_t size, int64_t first,
+                  int64_t n)
+{
+    const int last = v->n_dims - 1; /* whose elements are copied at once */
+    int64_t at[CV_MAX_DIMS] = { 0 }, offset = 0;
+    uint8_t *dst = to;
+
+    for (int i = last; i >= 0; i--) {
         at[i]   = first % v->dim[i];
         first  /= v->dim[i];
         offset += at[i] * v->stride[i];
     }
-    while (n-- > 0) {
-        memcpy(dst, v->data + (size_t)offset * size, size);
-        dst += size;
-        for (int i = v->n_dims - 1; i >= 0; i--) {
-            offset += v->stride[i];
-            if (++at[i] < v->dim[i])
-                break;
-            offset -= v->dim[i] * v->stride[i];
+    while (n > 0) {
+        const int64_t row = v->dim[last] - at[last], run = row < n ? row : n;
+
+        gather_any(dst, v->data + offset * (ptrdiff_t)size,
+                   v->stride[last] * (ptrdiff_t)size, run, size);
+        dst      += (size_t)run * size;
+        n        -= run;
+        offset   += run * v->stride[last];
+        at[last] += run;
+        for (int i = last; at[i] == v->dim[i] && i > 0; i--) {
+            offset += v->stride[i - 1] - v->dim[i] * v->stride[i];
             at[i]   = 0;
+            at[i - 1]++;
         }
     }
 }
@@ -133,7 +162,7 @@ void cv_entry_copy(void *dst, const CvEntry *e, int64_t first, int64_t n)
     const int block = cv_type_block(e->tensor.type);
 
     if (e->view)
-        copy_view(dst, e->view, size, first, n);
+        cv_view_copy(dst, e->view, size, first, n);
     else if (n)
         memcpy(dst, (const uint8_t *)e->tensor.data +
                (size_t)(first / block) * size, (size_t)(n / block) * size);

@@ -224,6 +224,25 @@ static void test_spoilt(Bench *bench, CvBackend *b)
     b->close(&b);
 }
 
+/* A file that becomes shorter between opening and loading it, which is large
+ * enough for several threads. */
+static void test_shortened(Bench *bench, CvBackend *b)
+{
+    CvDit *dit;
+
+    bench->error[0] = 0;
+    if (cv_enter(b) < 0 || cv_dit_open(&dit, b, paths[TRANSFORMER], NULL, "",
+                                       &bench->log) < 0 ||
+        truncate(paths[TRANSFORMER], 70000000))
+        tap_bail("%s", bench->error);
+    is_int(cv_dit_load(dit), CAUSVID_ERR(EIO));
+    ok(strstr(bench->error, "cannot be read: it became shorter while it was "
+              "loaded") != NULL, "%s: %s", b->name, bench->error);
+    cv_dit_close(&dit);
+    cv_leave(b);
+    b->close(&b);
+}
+
 /* ---- memory of the host ---- */
 
 /* VmData: what of this process is private and can be written, used or not. */
@@ -338,6 +357,10 @@ int main(int argc, char **argv)
         test_memory(&bench, open_cuda(&bench));
     test_memory(&bench, open_cpu(&bench));
 #endif
+    for (int i = 0; i < 2; i++) {
+        write_part(&bench, "random:wan-1.3b", TRANSFORMER, 1);
+        test_shortened(&bench, i ? open_cuda(&bench) : open_cpu(&bench));
+    }
     for (int part = 0; part < PARTS; part++)
         unlink(paths[part]);
     rmdir(folder);

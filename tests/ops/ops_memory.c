@@ -236,6 +236,54 @@ end:
     end_case(e);
 }
 
+/* Element i is i, until one that cannot be read. */
+typedef struct Counting {
+    int64_t broken;
+} Counting;
+
+static int read_counting(void *arg, void *to, int64_t first, int64_t n)
+{
+    const Counting *c = arg;
+
+    for (int64_t i = 0; i < n; i++) {
+        const float x = (float)(first + i);
+
+        if (first + i == c->broken)
+            return CAUSVID_ERR(EIO);
+        memcpy((uint8_t *)to + i * (int64_t)sizeof(x), &x, sizeof(x));
+    }
+    return 0;
+}
+
+/* Few and many elements; a source that fails anywhere fails the upload, and
+ * nothing that comes later. */
+void test_upload_source(Env *e)
+{
+    for (int i = 0; i < 8; i++) {
+        const int64_t n = i % 2 ? 2000003 : PICK(e, 1, 1000);
+        Counting counting = { i < 4 ? random_int(e, 0, n - 1) : -1 };
+        const CvSource source = { read_counting, &counting };
+        const char *tag = i / 2 % 2 ? "a tag" : NULL;
+        Buffer *dst = OUTPUT(e, CV_F32, n);
+        const void *bad;
+        int err = cv_upload_from(e->b, &dst->t, &source, CV_F32, tag);
+
+        e->cases++;
+        if (err != (i < 4 ? CAUSVID_ERR(EIO) : 0))
+            fail(e, "upload of %lld elements gave %d", (long long)n, err);
+        called(e, cv_uploaded(e->b, &bad), "uploaded");
+        if (bad)
+            fail(e, "a source that fails is told to be no number");
+        called(e, cv_download(e->b, dst->host, &dst->t), "download");
+        for (int64_t k = 0; k < n && i >= 4; k++)
+            if (dst->host[k] != (float)k) {
+                fail(e, "element %lld is %.9g", (long long)k, dst->host[k]);
+                break;
+            }
+        end_case(e);
+    }
+}
+
 void test_memory(Env *e)
 {
     for (int i = 0; i < 6; i++) {

@@ -100,6 +100,7 @@ void add_to_hash(Env *e, const void *data, size_t bytes);
 void test_upload(Env *e);          /* ops_memory.c */
 void test_upload_refuses(Env *e);
 void test_upload_tags(Env *e);
+void test_upload_source(Env *e);
 void test_upload_blocks(Env *e);   /* ops_blocks.c */
 void test_upload_fp8(Env *e);      /* ops_fp8.c */
 void test_linear_fp8(Env *e);

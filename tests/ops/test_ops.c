@@ -27,6 +27,7 @@ const OpTest op_tests[] = {
     { "upload", test_upload },
     { "upload", test_upload_refuses },
     { "upload", test_upload_tags },
+    { "upload", test_upload_source },
     { "upload", test_upload_blocks },
     { "upload", test_upload_fp8 },
     { "memory", test_memory },

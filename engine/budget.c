@@ -100,6 +100,12 @@ int cv_budget_open(CvModel *model, const CausvidClip *first,
     CvClip clip;
     int err;
 
+    /* A prompt that comes later and is not kept has to be encoded with what is
+     * read from the file then: where all are kept, which is what a cache is
+     * for, the largest of the networks is neither read nor held. */
+    if (cv_model_has_prompts(model, first) && cv_umt5_stream(model->umt5))
+        cv_log(model->log, CAUSVID_LOG_VERBOSE, "text encoder not loaded: the "
+               "cache has the first clip's prompt");
     causvid_default_clip(&recipe);
     if ((err = cv_memory(model->backend, &m)) < 0 || !is_limited(&m))
         return err;

@@ -9,7 +9,8 @@
  * opened, before anything is loaded, and again when a clip needs more. Where even
  * that is not enough for the first clip, so are as many layers of the transformer
  * as it takes, which each pass then reads. What does not fit even so is refused
- * with the figures.
+ * with the figures. Where the cache has what the first clip needs of the text
+ * encoder, that is streamed in any case, and so not loaded.
  */
 #ifndef CV_BUDGET_H
 #define CV_BUDGET_H

@@ -280,6 +280,33 @@ size_t cv_model_bytes(const CvModel *model)
            cv_vae_bytes(model->vae);
 }
 
+static int has_prompt(const CvModel *model, const char *prompt)
+{
+    int32_t ids[CV_MAX_TOKENS];
+    char *cleaned = NULL;
+    int64_t n;
+    int found = prompt && cv_clean_prompt(&cleaned, prompt, NULL) >= 0 &&
+                cv_tokenizer_encode(model->tokenizer, cleaned, ids, &n,
+                                    NULL) >= 0 &&
+                cv_text_cache_has(model->cache, ids,
+                                  n < CV_MAX_TOKENS ? n : CV_MAX_TOKENS,
+                                  cv_umt5_dim(model->umt5));
+
+    free(cleaned);
+    return found;
+}
+
+int cv_model_has_prompts(const CvModel *model, const CausvidClip *args)
+{
+    const CvRecipe *r = &model->recipe;
+
+    if (!model->cache || !args || !has_prompt(model, args->prompt))
+        return 0;
+    return (args->guidance < 0 ? r->guidance : args->guidance) == 1 ||
+           has_prompt(model, args->negative_prompt ? args->negative_prompt
+                                                   : r->negative_prompt);
+}
+
 int cv_model_tokens(const CvModel *model, const char *prompt,
                     const char *option, int may_be_empty,
                     int32_t ids[CV_MAX_TOKENS], int64_t *n)

@@ -44,6 +44,10 @@ void cv_model_close(CvModel *model);
 /* Bytes of all weights on the backend. */
 size_t cv_model_bytes(const CvModel *model);
 
+/* Does the cache have the prompts that the clip needs? args: as given, not
+ * checked, or NULL. Nothing is logged. */
+int cv_model_has_prompts(const CvModel *model, const CausvidClip *args);
+
 /* A prompt's ids: cleaned and cut to CV_MAX_TOKENS (with a warning that names
  * `option`). EINVAL: not UTF-8, or nothing but white space unless
  * `may_be_empty`. */

@@ -341,6 +341,20 @@ static int write_record(Record *r, const CvTextCache *c)
     return error;
 }
 
+int cv_text_cache_has(const CvTextCache *c, const int32_t *ids, int64_t n,
+                      int64_t dim)
+{
+    const CvTensor embeds = CV_TENSOR(NULL, CV_F32, n, dim);
+    struct stat st;
+    Record r;
+    int found = !open_record(&r, c, &embeds, ids) && !stat(r.path, &st) &&
+                S_ISREG(st.st_mode) &&
+                st.st_size == (off_t)(r.header_size + r.payload_size);
+
+    free(r.data);
+    return found;
+}
+
 int cv_text_cache_load(CvTextCache *c, CvBackend *backend,
                        const CvTensor *embeds, const int32_t *ids)
 {

@@ -24,6 +24,11 @@ int cv_text_cache_open(CvTextCache **cache, const char *folder,
                        const CvBackend *backend, CvLog *log);
 void cv_text_cache_close(CvTextCache **cache);
 
+/* Is there a file for n ids whose embeddings have `dim` values? Whether it is
+ * sound shows when it is loaded. */
+int cv_text_cache_has(const CvTextCache *cache, const int32_t *ids, int64_t n,
+                      int64_t dim);
+
 /* embeds: float32 [n, dim] on the backend; ids: n of them. 1 when they were
  * there; 0 when not, with a warning when there is a file that is not sound. */
 int cv_text_cache_load(CvTextCache *cache, CvBackend *backend,

@@ -76,6 +76,7 @@ static void test_hash(void)
 
 typedef struct Seen {
     int errors, warnings, hits, kept;
+    int unloaded; /* the text encoder */
     char warning[8192];
 } Seen;
 
@@ -95,6 +96,8 @@ static void look(void *cookie, enum CausvidLogLevel level, const char *format,
                   strstr(line, " tokens from '") != NULL;
     seen->kept += level == CAUSVID_LOG_VERBOSE &&
                   strstr(line, " tokens kept in '") != NULL;
+    seen->unloaded += level == CAUSVID_LOG_VERBOSE &&
+                      strstr(line, "text encoder not loaded") != NULL;
 }
 
 /* Hash of a clip's frames; 0 when it failed. Of a long clip the prompt is
@@ -120,6 +123,7 @@ static uint64_t device_hash(Seen *seen, enum CausvidDevice device,
     settings.device  = device;
     settings.log     = look;
     settings.cookie  = seen;
+    settings.clip    = &clip;
     causvid_default_clip(&clip);
     clip.prompt   = "a red cat";
     clip.negative_prompt = "a blue dog";
@@ -223,6 +227,16 @@ static void forge(const char *path)
     blob_free(&b);
 }
 
+/* A bit of the last embedding. */
+static void damage(const char *path)
+{
+    Blob b = read_file(path);
+
+    b.data[b.size - 1] ^= 1;
+    write_file(path, b.data, b.size);
+    blob_free(&b);
+}
+
 static void test_frames(void)
 {
     char folder[1024], path[4096];
@@ -233,31 +247,43 @@ static void test_frames(void)
     plain = clip_hash(&seen, NULL, 1, 9);
     ok(plain && !seen.hits && !seen.kept, "a clip without a cache");
     hash = clip_hash(&seen, folder, 1, 9);
-    ok(hash == plain && seen.kept == 1 && !seen.hits && !seen.warnings,
-       "the folder is made, the frames are the same");
+    ok(hash == plain && seen.kept == 1 && !seen.hits && !seen.warnings &&
+       !seen.unloaded, "the folder is made, the frames are the same");
     is_int(count(folder, path), 1);
     hash = clip_hash(&seen, folder, 1, 9);
-    ok(hash == plain && seen.hits == 1 && !seen.kept && !seen.warnings,
-       "a prompt that was kept gives the same frames");
+    ok(hash == plain && seen.hits == 1 && !seen.kept && !seen.warnings &&
+       seen.unloaded, "a prompt that was kept gives the same frames, and the "
+       "text encoder is not loaded");
     forge(path);
     hash = clip_hash(&seen, folder, 1, 9);
     ok(hash && hash != plain && seen.hits == 1 && !seen.warnings,
        "which are those of the file: the text encoder is not run");
     remove(path);
     hash = clip_hash(&seen, folder, 1, 9);
-    ok(hash == plain && seen.kept == 1, "without the file it is");
+    ok(hash == plain && seen.kept == 1 && !seen.unloaded,
+       "without the file it is");
+    write_file(path, (const uint8_t *)"short", 5);
+    hash = clip_hash(&seen, folder, 1, 9);
+    ok(hash == plain && seen.kept == 1 && seen.warnings == 1 &&
+       !seen.unloaded, "and with another in its place");
+    damage(path);
+    hash = clip_hash(&seen, folder, 1, 9);
+    ok(hash == plain && seen.kept == 1 && seen.warnings == 1 && seen.unloaded,
+       "with one whose damage shows late it is run without being loaded");
     guided = clip_hash(&seen, NULL, 3, 9);
     ok(guided && guided != plain, "guidance needs another prompt");
     hash = clip_hash(&seen, folder, 3, 9);
-    ok(hash == guided && seen.hits == 1 && seen.kept == 1,
+    ok(hash == guided && seen.hits == 1 && seen.kept == 1 && !seen.unloaded,
        "which is kept too");
     hash = clip_hash(&seen, folder, 3, 9);
-    ok(hash == guided && seen.hits == 2 && !seen.kept, "both are taken");
+    ok(hash == guided && seen.hits == 2 && !seen.kept && seen.unloaded,
+       "both are taken");
     long_plain = clip_hash(&seen, NULL, 1, 40);
     for (int i = 0; i < 2; i++) {
         hash = clip_hash(&seen, folder, 1, 40);
         ok(hash && hash == long_plain && seen.hits == 1 + i &&
-           seen.kept == 1 - i, "a prompt that changes on the way, %s",
+           seen.kept == 1 - i && seen.unloaded,
+           "a prompt that changes on the way to one that is %s",
            i ? "kept" : "new");
     }
     is_int(count(folder, path), 3);
@@ -282,8 +308,8 @@ static void test_gpu(const char *build)
     ok(cpu && plain && plain != cpu, "a clip on an emulated GPU");
     for (int i = 0; i < 2; i++) {
         hash = device_hash(&seen, CAUSVID_DEVICE_CUDA, folder, 1, 9);
-        ok(hash == plain && seen.hits == i && seen.kept == 1 - i,
-           "the same with the cache, %s", i ? "kept" : "new");
+        ok(hash == plain && seen.hits == i && seen.kept == 1 - i &&
+           seen.unloaded == i, "the same with the cache, %s", i ? "kept" : "new");
     }
     is_int(count(folder, path), 2);
     empty(folder);

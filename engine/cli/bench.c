@@ -19,6 +19,7 @@
 #include "bench.h"
 #include "budget.h"
 #include "cli.h"
+#include "cpu/threads.h"
 #include "pipeline.h"
 
 /* Without --runs: so many, or as many as are thought to fit into this time. */
@@ -384,7 +385,7 @@ int cv_cli_bench(int argc, char **argv)
         (runs && cv_cli_int("runs", runs, 1, CV_BENCH_RUNS, &n_runs) < 0) ||
         (gpu && cv_cli_int("gpu", gpu, 0, 1023, &settings.gpu) < 0) ||
         (vram && cv_cli_bytes("vram", vram, &settings.vram_bytes) < 0) ||
-        (threads && cv_cli_int("threads", threads, 1, 1024,
+        (threads && cv_cli_int("threads", threads, 1, CV_MAX_THREADS,
                                &settings.threads) < 0))
         goto end;
     args.frames = n_frames;

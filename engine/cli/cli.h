@@ -8,7 +8,8 @@
 
 #include "generator.h"
 
-/* A command line option: `--name VALUE`, or `--name` alone for a flag. */
+/* A command line option: `--name VALUE` or `--name=VALUE`, or `--name` alone
+ * for a flag. */
 typedef struct CvOption {
     const char *name;      /* without the dashes; NULL ends the list */
     const char **value;    /* of an option with a value */

@@ -51,32 +51,39 @@ int cv_cli_parse(int argc, char **argv, const CvOption *options,
                  const char **operand)
 {
     for (int i = 0; i < argc; i++) {
+        const char *arg = !strcmp(argv[i], "-v") ? "--verbose"
+                        : !strcmp(argv[i], "-h") ? "--help" : argv[i];
+        const size_t n = strcspn(arg, "=");
+        const char *value = arg[n] ? arg + n + 1 : NULL;
         const CvOption *o = options;
 
-        if (argv[i][0] != '-') {
+        if (arg[0] != '-') {
             if (!operand || *operand) {
-                fprintf(stderr, "causvid: unexpected argument '%s'\n", argv[i]);
+                fprintf(stderr, "causvid: unexpected argument '%s'; --help "
+                        "says what is expected\n", arg);
                 return -1;
             }
-            *operand = argv[i];
+            *operand = arg;
             continue;
         }
-        if (!strcmp(argv[i], "-v"))
-            argv[i] = "--verbose";
-        while (o->name && (strncmp(argv[i], "--", 2) ||
-                           strcmp(argv[i] + 2, o->name)))
+        while (o->name && (n != strlen(o->name) + 2 || strncmp(arg, "--", 2) ||
+                           strncmp(arg + 2, o->name, n - 2)))
             o++;
         if (!o->name) {
             fprintf(stderr, "causvid: unknown option '%s'; --help lists the "
-                    "options\n", argv[i]);
+                    "options\n", arg);
+            return -1;
+        }
+        if (o->flag && value) {
+            fprintf(stderr, "causvid: option '--%s' takes no value\n", o->name);
             return -1;
         }
         if (o->flag) {
             *o->flag = 1;
-        } else if (i + 1 < argc) {
-            *o->value = argv[++i];
+        } else if (value || i + 1 < argc) {
+            *o->value = value ? value : argv[++i];
         } else {
-            fprintf(stderr, "causvid: option '%s' needs a value\n", argv[i]);
+            fprintf(stderr, "causvid: option '%s' needs a value\n", arg);
             return -1;
         }
     }

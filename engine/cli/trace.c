@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "cli.h"
+#include "cpu/threads.h"
 #include "trace_file.h"
 
 typedef struct Trace {
@@ -283,7 +284,7 @@ int cv_cli_trace(int argc, char **argv)
             return 2;
         settings.precision = (enum CausvidPrecision)choice;
     }
-    if ((threads && cv_cli_int("threads", threads, 1, 1024,
+    if ((threads && cv_cli_int("threads", threads, 1, CV_MAX_THREADS,
                                &settings.threads) < 0) ||
         (gpu && cv_cli_int("gpu", gpu, 0, 1023, &settings.gpu) < 0) ||
         (vram && cv_cli_bytes("vram", vram, &settings.vram_bytes) < 0) ||

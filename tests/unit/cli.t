@@ -104,9 +104,14 @@ for command in info trace bench; do
     run 0 $command --help && grep -q "^usage: causvid $command" out &&
         [ ! -s err ]
     check "$command --help"
+    cp out long
+    run 0 $command -h && cmp -s out long
+    check "$command -h is the same"
+    # in its own section, or in that for all commands
+    sed -n "/^\.SS causvid $command/,/^\.SS/p; /^\.SS All/,/^\.SH/p" \
+        "$src/docs/causvid.1" | sed 's/\\-/-/g' > page
     missing=$(grep -o -e '--[a-z_]*' out | sort -u | while read -r option; do
-        sed 's/\\-/-/g' "$src/docs/causvid.1" | grep -q -e "$option" ||
-            echo "$option"
+        grep -q -e "$option\>" page || echo "$option"
     done)
     [ -z "$missing" ]
     check "the man page has every option of it $missing"
@@ -118,9 +123,13 @@ done
 refused 2 "an unknown command" "unknown command 'paint'.*--help" paint
 refused 2 "an empty command" "unknown command ''" ""
 refused 2 "an option as command" "unknown command '--info'" --info
-refused 2 "info of two models" "unexpected argument 'b'" info a b
+refused 2 "info of two models" "unexpected argument 'b'; --help says" info a b
 refused 2 "trace with an operand" "unexpected argument 'a'" trace a
 refused 2 "an option without its value" "'--size' needs a value" info --size
+refused 2 "an option with an empty value" "--size is '', expected" info --size=
+refused 2 "a flag with a value" "'--json' takes no value" info --json=yes
+refused 2 "a longer name" "unknown option '--sizes=1x1'" info --sizes=1x1
+refused 2 "a shorter name" "unknown option '--siz=1x1'" info --siz=1x1
 
 # --------------------------------------------------------------------- info
 
@@ -167,6 +176,9 @@ run 0 info --json --size 832x480 --frames 81 "$model" && json "
     \$j->{width} == 832 && \$j->{height} == 480 && \$j->{frames} == 81 &&
     \$j->{clip_mb} > 50 * $small"
 check "info --size and --frames plan the memory of another clip"
+cp out long
+run 0 info --json --size=832x480 --frames=81 "$model" && cmp -s out long
+check "a value behind ="
 run 0 info --frames 1 "$model" && grep -q 'for 48x16, 1 frames' out
 check "info --frames alone"
 run 0 info --text_encoder "$model/text_encoder" --vae "$model/vae" \

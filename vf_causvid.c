@@ -260,70 +260,67 @@ static int read_promptfile(AVFilterContext *ctx, AVBPrint *text)
     return 0;
 }
 
-/**
- * Take one prompt from each line that is not blank and not a comment. All
- * are checked now: an error in the middle of the output would be too late.
- */
+/** Take the prompt of a line, unless it is blank or a comment. */
+static int add_line(AVFilterContext *ctx, const char *line, size_t len,
+                    int number)
+{
+    CausvidSourceContext *s = ctx->priv;
+    AVBPrint where;
+    int ret;
+
+    if (memchr(line, 0, len)) {
+        av_log(ctx, AV_LOG_ERROR, "promptfile '%s', line %d holds a zero "
+               "byte: a text file in UTF-8 was expected\n",
+               s->promptfile, number);
+        return AVERROR(EINVAL);
+    }
+    if (len && *line == '#')
+        return 0;
+    for (; len && strchr(WHITESPACE, *line); len--)
+        line++;
+    while (len && strchr(WHITESPACE, line[len - 1]))
+        len--;
+    if (!len)
+        return 0;
+    ret = add_prompt(s, line, len);
+    if (ret < 0)
+        return ret;
+    av_bprint_init(&where, 0, AV_BPRINT_SIZE_UNLIMITED);
+    av_bprintf(&where, "promptfile '%s', line %d", s->promptfile, number);
+    ret = check_text(ctx, where.str, s->prompts[s->nb_prompts - 1]);
+    av_bprint_finalize(&where, NULL);
+    return ret;
+}
+
+/** All lines are checked now: an error in the middle of the output would be
+ * too late. */
 static int parse_promptfile(AVFilterContext *ctx)
 {
     CausvidSourceContext *s = ctx->priv;
-    AVBPrint text, where;
+    AVBPrint text;
     const char *line, *end;
-    int ret, number = 0;
+    size_t len;
+    int ret;
 
     av_bprint_init(&text, 0, AV_BPRINT_SIZE_UNLIMITED);
-    av_bprint_init(&where, 0, AV_BPRINT_SIZE_UNLIMITED);
     ret = read_promptfile(ctx, &text);
-    if (ret < 0)
-        goto end;
-
     line = text.str;
     end  = text.str + text.len;
-    if (!strncmp(line, "\xef\xbb\xbf", 3)) /* byte order mark */
+    if (ret >= 0 && !strncmp(line, "\xef\xbb\xbf", 3)) /* byte order mark */
         line += 3;
-    for (; line < end; line++) {
-        size_t len = 0;
+    for (int number = 1; ret >= 0 && line < end; number++, line += len + 1) {
+        const char *newline = memchr(line, '\n', end - line);
 
-        while (line + len < end && line[len] != '\n')
-            len++;
-        number++;
-        if (memchr(line, 0, len)) {
-            av_log(ctx, AV_LOG_ERROR, "promptfile '%s', line %d holds a zero "
-                   "byte: a text file in UTF-8 was expected\n",
-                   s->promptfile, number);
-            ret = AVERROR(EINVAL);
-            goto end;
-        }
-        if (*line != '#') {
-            size_t skip = 0, stop = len;
-
-            while (skip < len && strchr(WHITESPACE, line[skip]))
-                skip++;
-            while (stop > skip && strchr(WHITESPACE, line[stop - 1]))
-                stop--;
-            if (stop > skip) {
-                ret = add_prompt(s, line + skip, stop - skip);
-                if (ret < 0)
-                    goto end;
-                av_bprint_clear(&where);
-                av_bprintf(&where, "promptfile '%s', line %d",
-                           s->promptfile, number);
-                ret = check_text(ctx, where.str, s->prompts[s->nb_prompts - 1]);
-                if (ret < 0)
-                    goto end;
-            }
-        }
-        line += len;
+        len = (newline ? newline : end) - line;
+        ret = add_line(ctx, line, len, number);
     }
-    if (!s->nb_prompts) {
+    av_bprint_finalize(&text, NULL);
+    if (ret >= 0 && !s->nb_prompts) {
         av_log(ctx, AV_LOG_ERROR, "promptfile '%s' holds no prompt: one "
                "prompt per line was expected, blank lines and lines that "
                "start with # do not count\n", s->promptfile);
         ret = AVERROR(EINVAL);
     }
-end:
-    av_bprint_finalize(&where, NULL);
-    av_bprint_finalize(&text, NULL);
     return ret;
 }
 
@@ -382,6 +379,12 @@ static av_cold int init(AVFilterContext *ctx)
         av_log(ctx, AV_LOG_ERROR, "rate '%s' is not a frame rate: frames per "
                "second such as 16, 24000/1001 or ntsc were expected\n",
                s->rate);
+        return AVERROR(EINVAL);
+    }
+    if (s->duration < 0 && s->duration != -AV_TIME_BASE) {
+        av_log(ctx, AV_LOG_ERROR, "duration=%g is negative: a time was "
+               "expected, or -1 for a clip without an end\n",
+               s->duration / (double)AV_TIME_BASE);
         return AVERROR(EINVAL);
     }
     return check_output(ctx);
@@ -881,7 +884,7 @@ static const AVOption causvid_options[] = {
     CONSTANT("software", "memory that every filter takes", OUTPUT_SOFTWARE, "output"),
     CONSTANT("cuda", "GPU memory", OUTPUT_CUDA, "output"),
     { "format", "set the pixel format (default: as negotiated, nv12 in GPU memory)", OFFSET(pix_fmt), AV_OPT_TYPE_PIXEL_FMT, { .i64 = AV_PIX_FMT_NONE }, -1, INT_MAX, FLAGS },
-    { "threads", "set number of CPU threads, 0: one for each core", OFFSET(threads), AV_OPT_TYPE_INT, { .i64 = 0 }, 0, 1024, FLAGS },
+    { "threads", "set number of CPU threads, 0: one for each core", OFFSET(threads), AV_OPT_TYPE_INT, { .i64 = 0 }, 0, 256, FLAGS },
     { NULL }
 };
 

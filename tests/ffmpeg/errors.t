@@ -28,11 +28,13 @@ refuses "a size that is no multiple of 16" "100x100.*(96x96|96x112|112x96|112x11
     "causvid=prompt=a:s=100x100"
 misparsed "a duration that is none" d "long"
 refuses "a negative duration" "Value -3.0* for parameter 'd' out of range" "$graph:d=-3"
+refuses "a duration below 0" "duration=-0.5 is negative: a time was expected, or -1" "$graph:d=-0.5"
 refuses "negative steps" "Value -1.0* for parameter 'steps' out of range" "$graph:steps=-1"
 misparsed "a timestep that is no number" timesteps "1000|x"
 refuses "a timestep above 1000" "Value 1001.0* for parameter 'timesteps'" \
     "$graph:timesteps=1001|500"
 refuses "timesteps that rise" "timestep" "$graph:timesteps=500|1000"
+refuses "more threads than there can be" "Value 257.0* for parameter 'threads' out of range" "$graph:threads=257"
 refuses "a seed that is too large" "Value 4294967296.0* for parameter 'seed'" \
     "$graph:seed=4294967296"
 misparsed "an unknown sampler" sampler "ddim"

@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 import models
 import reference
 from networks import Reference
-from reference import BF16_RATIO, SOURCE, Ours, Table, error, say
+from reference import BF16_RATIO, SOURCE, Ours, error, say
 from sampling import CausVid # by networks.py
 
 NONSENSE = 0.5
@@ -148,22 +148,7 @@ def main():
                         help="of reference.py")
     args = parser.parse_args()
     args.device = "cuda"
-    args.torch = args.torch or ("cuda" if torch.cuda.is_available() else
-                                "cpu")
-    args.work = os.path.abspath(args.work)
-    os.makedirs(args.work, exist_ok=True)
-    say(f"PyTorch {torch.__version__} on",
-        torch.cuda.get_device_name() if args.torch == "cuda" else "the CPU")
-    reference.check_float32(args.torch)
-    table = Table()
-    for name in args.models.split(","):
-        try:
-            check_model(args, table, name)
-        except (RuntimeError, OSError, torch.OutOfMemoryError) as e:
-            say(f"{name}: {e}")
-            table.check(name, "ran to its end", "", False)
-    table.print()
-    return 0 if table.passed else 1
+    return reference.check_models(args, check_model)
 
 
 if __name__ == "__main__":

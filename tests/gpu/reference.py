@@ -251,6 +251,26 @@ def check_float32(device):
             raise RuntimeError("PyTorch's float32 is not float32")
 
 
+def check_models(args, check):
+    """check(args, table, name) of each of --models; the exit status."""
+    args.torch = args.torch or ("cuda" if torch.cuda.is_available() else
+                                "cpu")
+    args.work = os.path.abspath(args.work)
+    os.makedirs(args.work, exist_ok=True)
+    say(f"PyTorch {torch.__version__} on",
+        torch.cuda.get_device_name() if args.torch == "cuda" else "the CPU")
+    check_float32(args.torch)
+    table = Table()
+    for name in args.models.split(","):
+        try:
+            check(args, table, name)
+        except (RuntimeError, OSError, torch.OutOfMemoryError) as e:
+            say(f"{name}: {e}")
+            table.check(name, "ran to its end", "", False)
+    table.print()
+    return 0 if table.passed else 1
+
+
 def main():
     parser = argparse.ArgumentParser(
         description="causvid on a GPU beside PyTorch, with random models")
@@ -273,8 +293,6 @@ def main():
                         help="folder for models and traces: 12 GB by default;"
                         " models that are there are taken as they are")
     args = parser.parse_args()
-    args.torch = args.torch or ("cuda" if torch.cuda.is_available() else
-                                "cpu")
     scale = models.SCALES[args.scale]
     if args.size:
         scale["size"] = tuple(int(n) for n in args.size.split("x"))
@@ -282,20 +300,7 @@ def main():
         scale["latents"] = args.latents
         scale["short"] = {k: min(n, args.latents) for k, n in
                           scale["short"].items()}
-    args.work = os.path.abspath(args.work)
-    os.makedirs(args.work, exist_ok=True)
-    say(f"PyTorch {torch.__version__} on",
-        torch.cuda.get_device_name() if args.torch == "cuda" else "the CPU")
-    check_float32(args.torch)
-    table = Table()
-    for name in args.models.split(","):
-        try:
-            check_model(args, table, name)
-        except (RuntimeError, OSError, torch.OutOfMemoryError) as e:
-            say(f"{name}: {e}")
-            table.check(name, "ran to its end", "", False)
-    table.print()
-    return 0 if table.passed else 1
+    return check_models(args, check_model)
 
 
 if __name__ == "__main__":

@@ -338,25 +338,39 @@ static inline uint64_t cv_wgmma_operand(const void *p, int group,
            (uint64_t)(group >> 4) << 32 | (uint64_t)1 << 62;
 }
 
-/* Element (i, k) of an operand: row or column i, k of 16. */
-static inline float emulator_element(uint64_t operand, int i, int k,
+/* The 16 elements of an operand's row or column i. */
+static inline void emulator_elements(float out[16], uint64_t operand, int i,
                                      int transposed)
 {
     uintptr_t start = (uintptr_t)emulator_shared() +
                       ((operand & 0x3fff) << 4);
     uintptr_t further_on = (operand >> 16 & 0x3fff) << 4;
     uintptr_t group = (operand >> 32 & 0x3fff) << 4;
-    cv_bf16 v;
+    cv_bf16 v[16];
 
     if (operand >> 62 != 1)
         emulator_fail("wgmma: not swizzled by 128 bytes");
-    if (transposed)
-        start += i / 64 * further_on + i % 64 * 2 + k / 8 * group +
-                 k % 8 * 128;
-    else
-        start += i / 8 * group + i % 8 * 128 + k * 2;
-    memcpy(&v, emulator_swizzle(start), 2);
-    return __bfloat162float(v);
+    if (transposed) {
+        start += i / 64 * further_on + i % 64 * 2;
+        for (int k = 0; k < 16; k++)
+            memcpy(&v[k], emulator_swizzle(start + k / 8 * group +
+                                           k % 8 * 128), 2);
+    } else {
+        start += i / 8 * group + i % 8 * 128;
+        for (int k = 0; k < 16; k += 8)
+            memcpy(&v[k], emulator_swizzle(start + k * 2), 16);
+    }
+    for (int k = 0; k < 16; k++)
+        out[k] = __bfloat162float(v[k]);
+}
+
+/* Arithmetic on registers, which sanitizers would make many times as slow. */
+__attribute__((no_sanitize("address", "undefined"), noinline))
+static float emulator_dot(const float a[16], const float b[16], float sum)
+{
+    for (int k = 0; k < 16; k++)
+        sum += a[k] * b[k];
+    return sum;
 }
 
 /* A product under way, for one thread. */
@@ -432,7 +446,7 @@ static inline void emulator_issue(float *d, int n, EmulatorWgmma w)
 
 static inline void emulator_finish(EmulatorWgmma *w)
 {
-    float a[2][16];
+    float a[2][16], b[16];
 
     if (!w->old.empty())
         memcpy(w->d, w->old.data(), w->old.size() * sizeof(float));
@@ -440,18 +454,21 @@ static inline void emulator_finish(EmulatorWgmma *w)
         w->finish(w);
         return;
     }
-    for (int h = 0; h < 2; h++)
-        for (int k = 0; k < 16; k++)
-            a[h][k] = w->from_registers ? w->a[h][k] :
-                emulator_element(w->a_operand, w->row + h * 8, k, 0);
-    for (int i = 0; i < w->n / 2; i++) {
-        int h = i / 2 % 2, column = i / 4 * 8 + w->column + i % 2;
-        float sum = w->add ? w->d[i] : 0;
+    for (int h = 0; h < 2; h++) {
+        if (w->from_registers)
+            memcpy(a[h], w->a[h], sizeof(a[h]));
+        else
+            emulator_elements(a[h], w->a_operand, w->row + h * 8, 0);
+    }
+    /* Rows h of columns 2 by 2: a column serves both. */
+    for (int c = 0; c < w->n / 4; c++) {
+        emulator_elements(b, w->b_operand, c / 2 * 8 + w->column + c % 2,
+                          w->transposed);
+        for (int h = 0; h < 2; h++) {
+            float *d = &w->d[c / 2 * 4 + h * 2 + c % 2];
 
-        for (int k = 0; k < 16; k++)
-            sum += a[h][k] * emulator_element(w->b_operand, column, k,
-                                              w->transposed);
-        w->d[i] = sum;
+            *d = emulator_dot(a[h], b, w->add ? *d : 0);
+        }
     }
 }
 

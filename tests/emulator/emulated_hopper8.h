@@ -66,6 +66,8 @@ static inline double emulator_e4m3(unsigned char v)
 
 template <int n> static inline void cv_wgmma_hold(int (&)[n]) {}
 
+/* The sanitizers would make it many times as slow. */
+__attribute__((no_sanitize("address", "undefined")))
 static inline void emulator_finish_s8(EmulatorWgmma *w)
 {
     signed char a[2][32], b[32];
@@ -100,6 +102,7 @@ static inline void cv_wgmma_s8_n192(int d[96], uint64_t a, uint64_t b, int add,
     emulator_issue((float *)d, 192, w);
 }
 
+__attribute__((no_sanitize("address", "undefined")))
 static inline void emulator_finish_e4m3(EmulatorWgmma *w)
 {
     static double numbers[256];

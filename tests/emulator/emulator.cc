@@ -200,8 +200,9 @@ static const char *base_name(const char *path)
 
 static int same_place(const EmulatorPlace *a, const EmulatorPlace *b)
 {
-    return a->line == b->line && !strcmp(a->what, b->what) &&
-           !strcmp(a->file, b->file);
+    return a->line == b->line &&
+           (a->what == b->what || !strcmp(a->what, b->what)) &&
+           (a->file == b->file || !strcmp(a->file, b->file));
 }
 
 /* Nobody can go on: say where everybody is. */

@@ -52,6 +52,22 @@ static float high(uint32_t x)
     return __uint_as_float(x & 0xffff0000u);
 }
 
+/* d += a b on registers; sanitizers would make it many times as slow. */
+__attribute__((no_sanitize("address", "undefined"), noinline))
+static void multiply(float d[16][8], const float a[16][16],
+                     const float b[16][8])
+{
+    for (int i = 0; i < 16; i++) {
+        float sum[8] = { 0 };
+
+        for (int k = 0; k < 16; k++)
+            for (int j = 0; j < 8; j++)
+                sum[j] += a[i][k] * b[k][j];
+        for (int j = 0; j < 8; j++)
+            d[i][j] += sum[j];
+    }
+}
+
 /* PTX ISA, "Matrix fragments for mma.m16n8k16 with floating point type". */
 void emulator_mma_bf16(void **lanes, uint32_t)
 {
@@ -74,15 +90,7 @@ void emulator_mma_bf16(void **lanes, uint32_t)
         for (int i = 0; i < 4; i++)
             d[g + i / 2 * 8][c + i % 2] = p->d[i];
     }
-    for (int i = 0; i < 16; i++) {
-        float sum[8] = { 0 };
-
-        for (int k = 0; k < 16; k++)
-            for (int j = 0; j < 8; j++)
-                sum[j] += a[i][k] * b[k][j];
-        for (int j = 0; j < 8; j++)
-            d[i][j] += sum[j];
-    }
+    multiply(d, a, b);
     for (int l = 0; l < 32; l++) {
         const EmulatorProduct *p = (const EmulatorProduct *)lanes[l];
         int g = l / 4, c = l % 4 * 2;

@@ -106,10 +106,7 @@ static void attend(const CvAttention *a, const Buffer *q, const Buffer *k,
     for (int64_t j = 0; j < m; j++) {
         const float *y = k->host + (j * heads + h) * D;
 
-        score[j] = 0;
-        for (int64_t c = 0; c < D; c++)
-            score[j] += (double)x[c] * y[c];
-        score[j] *= a->scale;
+        score[j] = a->scale * dot(x, y, D);
         top = fmax(top, score[j]);
     }
     for (int64_t j = 0; j < m; j++) {
@@ -137,7 +134,7 @@ static void attention8_case(Env *e, Kind kind, int64_t n, int64_t m,
     CvAttention a = { .out = &out->t, .q = &q->t, .k = &k->t, .v = &v->t,
                       .scale = 1 / sqrtf((float)D), .last_repeats = 1 };
 
-    for (int64_t h = 0; h < heads; h++)
+    for (int64_t h = 0; h < heads && !e->again; h++)
         for (int64_t i = 0; i < n; i++)
             attend(&a, q, k, v, i, h, score, expected + (i * heads + h) * D);
     e->tolerance = kind >= OFFSETS ? TOLERANCE_OF_MEANS : TOLERANCE;
@@ -145,8 +142,9 @@ static void attention8_case(Env *e, Kind kind, int64_t n, int64_t m,
     called(e, cv_attention(e->b, &a), "attention");
     compare(e, out, expected, "attention %lld x %lld, %lld heads, %s",
             (long long)n, (long long)m, (long long)heads, names[kind]);
-    printf("# %4lld x %5lld, %lld heads: %.4f  %s\n", (long long)n,
-           (long long)m, (long long)heads, e->worst, names[kind]);
+    if (!e->again)
+        printf("# %4lld x %5lld, %lld heads: %.4f  %s\n", (long long)n,
+               (long long)m, (long long)heads, e->worst, names[kind]);
     e->worst = fmax(e->worst, worst);
     e->tolerance = tolerance;
     end_case(e);

@@ -17,17 +17,18 @@ typedef struct Shape {
     int norm; /* 1: normed as well, 2: and nothing else */
 } Shape;
 
-static double input_at(const Shape *s, const float *x, const float *history,
-                       int64_t f, int64_t y, int64_t z, int64_t k)
+/* The c numbers of a pixel, NULL for one of the padding. */
+static const float *pixel(const Shape *s, const float *x, const float *history,
+                          int64_t f, int64_t y, int64_t z)
 {
     if (y < 0 || z < 0 || y >= s->up * s->h || z >= s->up * s->w)
-        return 0;
+        return NULL;
     if (f >= s->p) {
         x += (f - s->p) * s->h * s->w * s->c;
     } else {
         x = history + f * s->h * s->w * s->c;
     }
-    return x[((y / s->up) * s->w + z / s->up) * s->c + k];
+    return x + ((y / s->up) * s->w + z / s->up) * s->c;
 }
 
 static double output_at(const Shape *s, const float *x, const float *history,
@@ -36,15 +37,17 @@ static double output_at(const Shape *s, const float *x, const float *history,
 {
     double sum = 0;
 
+    weight += o * s->kt * s->kh * s->kw * s->c;
     for (int64_t i = 0; i < s->kt; i++)
         for (int64_t j = 0; j < s->kh; j++)
-            for (int64_t l = 0; l < s->kw; l++)
-                for (int64_t k = 0; k < s->c; k++)
-                    sum += weight[(((o * s->kt + i) * s->kh + j) * s->kw + l) *
-                                  s->c + k] *
-                           input_at(s, x, history, f * s->stride_t + i,
-                                    y * s->stride_s + j - s->top,
-                                    z * s->stride_s + l - s->left, k);
+            for (int64_t l = 0; l < s->kw; l++, weight += s->c) {
+                const float *in = pixel(s, x, history, f * s->stride_t + i,
+                                        y * s->stride_s + j - s->top,
+                                        z * s->stride_s + l - s->left);
+
+                if (in)
+                    sum += dot(weight, in, s->c);
+            }
     return sum;
 }
 
@@ -104,7 +107,7 @@ static void conv_case(Env *e, const Shape *s)
     if (s->norm == 1)
         norm = OUTPUT(e, type, to, ho, wo, s->o);
     args.norm = norm ? &norm->t : NULL;
-    for (int64_t f = 0; f < to; f++)
+    for (int64_t f = 0; f < to && !e->again; f++)
         for (int64_t i = 0; i < ho; i++)
             for (int64_t j = 0; j < wo; j++)
                 for (int64_t o = 0; o < s->o; o++) {

@@ -148,7 +148,7 @@ static void linear_case(Env *e, CvType type, CvEpilogue kind, int64_t n,
                    .mod = kind == CV_EPI_GATE_ADD ? &mod->t : NULL,
                    .epilogue = kind, .gate_row = 1 };
 
-    for (int64_t o = 0; o < out; o++) {
+    for (int64_t o = 0; o < out && !e->again; o++) {
         for (int64_t t = 0; t < n; t++)
             expected[t * out + o] = bias->host[o];
         for (int64_t i = 0; i < in; i++) {

@@ -54,7 +54,7 @@ static void linear_case(Env *e, CvEpilogue kind, int64_t groups, int64_t n,
         .gate_row = (int)random_int(e, 0, rows - 1),
     };
 
-    for (int64_t t = 0; t < n; t++) {
+    for (int64_t t = 0; t < n && !e->again; t++) {
         const float *gate = mod->host +
             (t / (n / groups) * rows + a.gate_row) * out;
 
@@ -131,16 +131,14 @@ static void attention_case(Env *e, int64_t n, int64_t m, int64_t heads,
                       .scale = bias ? 1 : 1 / sqrtf((float)d),
                       .last_repeats = repeats };
 
-    for (int64_t h = 0; h < heads; h++) {
+    for (int64_t h = 0; h < heads && !e->again; h++) {
         for (int64_t i = 0; i < n; i++) {
+            double *y = expected + (i * heads + h) * d;
             double top = -INFINITY, sum = 0;
 
             for (int64_t j = 0; j < m; j++) {
-                score[j] = 0;
-                for (int64_t c = 0; c < d; c++)
-                    score[j] += (double)q->host[(i * heads + h) * d + c] *
-                                k->host[(j * heads + h) * d + c];
-                score[j] *= a.scale;
+                score[j] = a.scale * dot(q->host + (i * heads + h) * d,
+                                         k->host + (j * heads + h) * d, d);
                 if (bias)
                     score[j] += table->host[(h * n + i) * m + j];
                 top = fmax(top, score[j]);
@@ -153,13 +151,9 @@ static void attention_case(Env *e, int64_t n, int64_t m, int64_t heads,
                 score[j] = exp(score[j] - top) * (double)times;
                 sum += score[j];
             }
-            for (int64_t c = 0; c < d; c++) {
-                double y = 0;
-
-                for (int64_t j = 0; j < m; j++)
-                    y += score[j] / sum * v->host[(j * heads + h) * d + c];
-                expected[(i * heads + h) * d + c] = y;
-            }
+            for (int64_t j = 0; j < m; j++)
+                for (int64_t c = 0; c < d; c++)
+                    y[c] += score[j] / sum * v->host[(j * heads + h) * d + c];
         }
     }
     /* An error of a score is a relative error of a weight; tensor cores take

@@ -188,6 +188,19 @@ double *make_doubles(Env *e, int64_t n)
     return (double *)(void *)buf->host;
 }
 
+double dot(const float *a, const float *b, int64_t n)
+{
+    double sum[4] = { 0 };
+    int64_t i = 0;
+
+    for (; i + 4 <= n; i += 4)
+        for (int k = 0; k < 4; k++)
+            sum[k] += (double)a[i + k] * b[i + k];
+    for (; i < n; i++)
+        sum[0] += (double)a[i] * b[i];
+    return sum[0] + sum[1] + sum[2] + sum[3];
+}
+
 /* Half of the distance between the numbers of a type next to x: what rounding
  * a result once may change it by. Float32 is compared by the whole error. */
 static double half_unit(CvType type, double x)
@@ -212,6 +225,8 @@ void compare(Env *e, Buffer *buf, const double *expected, const char *format,
     called(e, cv_finish(e->b), "finish");
     download(e, buf, buf->host, &buf->t);
     add_to_hash(e, buf->host, (size_t)buf->n * sizeof(float));
+    if (e->again)
+        return;
     for (int64_t i = 0; i < buf->n; i++) {
         double d = fabs(buf->host[i] - expected[i]);
 

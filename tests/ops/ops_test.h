@@ -33,6 +33,9 @@ typedef struct Env {
                           * the last place of bf16 results is taken off */
     int any_address;     /* tensors of this case begin anywhere ... */
     int aligned;         /* ... never, when a test sets this */
+    int again;           /* the second run: its bits are held against the
+                          * first's, not against a reference, which tests
+                          * leave out where it takes long */
     int n_buffers;
     Buffer buffers[MAX_BUFFERS];
 
@@ -83,10 +86,13 @@ Buffer *writable(Buffer *buf);
 /* n doubles, zero, released by end_case(); no more than MAX_BUFFERS. */
 double *make_doubles(Env *e, int64_t n);
 
+/* The inner product, for references. */
+double dot(const float *a, const float *b, int64_t n);
+
 /* ---- results ---- */
 
 void fail(Env *e, const char *format, ...) CV_PRINTF(2, 3);
-/* Compare with `expected`; the format describes the case. */
+/* Compare with `expected`, in the first run; the format describes the case. */
 void compare(Env *e, Buffer *buf, const double *expected, const char *format,
              ...) CV_PRINTF(4, 5);
 /* Check that the call succeeded. */

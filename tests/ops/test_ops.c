@@ -6,9 +6,9 @@
  *     test_ops [--backend NAME] [--op NAME] [--seed N] [--gpu | --probe]
  *     test_ops --bench [--json] [--backend NAME] [--op NAME] [--threads N]
  *
- * Each test runs twice, and both must give the same bits: the CPU backend has
- * one and then three threads, the emulated CUDA backend runs threads and
- * blocks in ascending and then in another order. Without --backend every
+ * Each test runs twice, and the second time must give the bits of the first: the
+ * CPU backend has one and then three threads, the emulated CUDA backend runs
+ * threads and blocks in ascending and then in another order. Without --backend every
  * variant that this machine can run is tested; NAME is a name or a part of
  * several. --seed draws other shapes and numbers. --gpu: what needs a GPU, which
  * then has to be there; --probe: say whether it is.
@@ -229,7 +229,7 @@ static void run_tests(const Backend *backend, const char *only, uint64_t seed,
         Env e = { .b = first, .random = seed,
                   .tolerance = backend->tolerance };
         Env f = { .b = second, .random = seed,
-                  .tolerance = backend->tolerance };
+                  .tolerance = backend->tolerance, .again = 1 };
 
         if ((only && strcmp(only, tests[i].op)) ||
             !is_meant(backend, tests[i].op))

@@ -6,7 +6,7 @@
  *
  * The structure is attention_hopper.cu's: a block takes 128 queries of a head,
  * one warpgroup copies tiles of 192 keys and values, two compute 64 queries
- * each; the last wave's keys are shared out (attention8_plan.cu). Different
+ * each; the last wave's keys are shared out (attention_plan.cuh). Different
  * are:
  *
  * - Scores in int8, not e4m3, whose 4 bits miss the tolerance (relative error
@@ -44,7 +44,7 @@
 
 enum {
     THREADS = 384,
-    QUERIES = CV8_QUERIES,
+    QUERIES = CV_PLAN_QUERIES,
     ROWS = 64,     /* queries of a warpgroup */
     GROUPS = CV8_GROUPS,
     KEYS = CV8_KEYS,
@@ -81,38 +81,12 @@ typedef struct Tiles {
 
 static_assert(TILE % 1024 == 0 && VALUES % 512 == 0, "aligned tiles");
 
-/* What a block has to do. */
-typedef struct Job {
-    int query, head; /* head: of those quantised */
-    int begin, end;  /* tiles of keys */
-    int shared;      /* number among the blocks that share, or -1 */
-} Job;
-
 #if CV_HOPPER_CODE
-
-static __device__ __forceinline__ Job find_job(const Cv8Plan &plan)
-{
-    const int block = (int)blockIdx.x;
-    int tile = block;
-    Job job = { 0, 0, 0, plan.key_tiles, -1 };
-
-    if (block >= plan.whole) {
-        int part = (block - plan.whole) % plan.parts;
-
-        job.shared = block - plan.whole;
-        tile = plan.whole + job.shared / plan.parts;
-        job.begin = plan.key_tiles * part / plan.parts;
-        job.end = plan.key_tiles * (part + 1) / plan.parts;
-    }
-    job.query = tile % plan.query_tiles * QUERIES;
-    job.head = tile / plan.query_tiles;
-    return job;
-}
 
 /* Tiles of keys come from the last to the first: so only the first step, which
  * holds no results yet, has keys past the end. */
 static __device__ __forceinline__ void load_all(Tiles *t, const Cv8 &x,
-                                                const Job &job)
+                                                const CvJob &job)
 {
     const int tiles = job.end - job.begin;
     const int64_t first = (int64_t)job.head * x.k_groups;
@@ -380,10 +354,10 @@ static __device__ __forceinline__ void write(const float (&o)[RESULTS],
     }
 }
 
-/* The warp's 16 rows, for attention8_merge_kernel. */
+/* The warp's 16 rows, for cv_cuda_merge_parts(). */
 static __device__ __forceinline__ void write_part(const float (&o)[RESULTS],
                                                   const float (&top)[2],
-                                                  const Cv8Plan &plan, int row)
+                                                  const CvPlan &plan, int row)
 {
     const int lane = (int)(threadIdx.x % CV_WARP);
 
@@ -404,8 +378,8 @@ static __device__ __forceinline__ void write_part(const float (&o)[RESULTS],
 
 static __device__ __forceinline__ void compute(Tiles *t, const CvAttend &a,
                                                const Cv8 &x,
-                                               const Cv8Plan &plan,
-                                               const Job &job, int group)
+                                               const CvPlan &plan,
+                                               const CvJob &job, int group)
 {
     const int tiles = job.end - job.begin;
     const int warp = (int)(threadIdx.x % WARPGROUP / CV_WARP);
@@ -510,11 +484,11 @@ static __device__ __forceinline__ void compute(Tiles *t, const CvAttend &a,
 #endif /* CV_HOPPER_CODE */
 
 static __global__ void __launch_bounds__(THREADS, 1)
-attention8_kernel(CvAttend a, Cv8 x, Cv8Plan plan)
+attention8_kernel(CvAttend a, Cv8 x, CvPlan plan)
 {
 #if CV_HOPPER_CODE
     CV_DYNAMIC_SHARED(Tiles, t);
-    const Job job = find_job(plan);
+    const CvJob job = cv_find_job(plan);
     /* So that the compiler sees that it is the same for a warp. */
     const int role = __shfl_sync(0xffffffffu,
                                  (int)(threadIdx.x / WARPGROUP), 0);
@@ -546,7 +520,7 @@ attention8_kernel(CvAttend a, Cv8 x, Cv8Plan plan)
 }
 
 int cv_cuda_attention8_attend(CvCuda *cuda, const CvAttend *a, const Cv8 *x,
-                              const Cv8Plan *plan, int blocks)
+                              const CvPlan *plan, int blocks)
 {
     return CV_LAUNCH(cuda, cuda->stream, attention8_kernel, blocks, THREADS,
                      sizeof(Tiles), *a, *x, *plan);

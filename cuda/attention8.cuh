@@ -24,7 +24,7 @@
 #ifndef CV_CUDA_ATTENTION8_CUH
 #define CV_CUDA_ATTENTION8_CUH
 
-#include "attention.cuh"
+#include "attention_plan.cuh"
 
 enum {
     CV8_DIM = 128,
@@ -32,7 +32,6 @@ enum {
     CV8_BYTES = CV8_TOKENS * CV8_DIM,        /* of a group */
     CV8_COLUMNS = CV8_DIM + 8,               /* of results: sums of weights */
     CV8_VALUES = CV8_TOKENS * CV8_COLUMNS,   /* bytes of a group of values */
-    CV8_QUERIES = 128,                       /* of a block */
     CV8_GROUPS = 3,                          /* of keys in a tile */
     CV8_KEYS = CV8_GROUPS * CV8_TOKENS,
 };
@@ -65,15 +64,6 @@ typedef struct Cv8 {
     int q_groups, k_groups; /* past the end: zeros */
 } Cv8;
 
-/* Which block does what: the first `whole` take a tile of queries each with all
- * keys, `parts` at a time share one each of the others. */
-typedef struct Cv8Plan {
-    int query_tiles, key_tiles, whole, parts;
-    float *results; /* [blocks that share, CV8_QUERIES, CV8_DIM], not
-                     * divided yet */
-    float2 *sums;   /* [blocks that share, CV8_QUERIES]: largest score, sum */
-} Cv8Plan;
-
 /* Find all heads' channels; then quantise the heads of a Cv8.
  * attention8_quantise.cu */
 int cv_cuda_attention8_channels(CvCuda *cuda, const CvAttend *a,
@@ -83,6 +73,6 @@ int cv_cuda_attention8_quantise(CvCuda *cuda, const CvAttend *a,
 
 /* Launch `blocks` blocks with what is quantised. attention8.cu */
 int cv_cuda_attention8_attend(CvCuda *cuda, const CvAttend *a, const Cv8 *x,
-                              const Cv8Plan *plan, int blocks);
+                              const CvPlan *plan, int blocks);
 
 #endif /* CV_CUDA_ATTENTION8_CUH */

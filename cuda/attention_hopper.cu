@@ -13,9 +13,7 @@
  * weights stay in registers: 88 for scores, 44 for weights of two bf16, 64 for
  * results, of 240. Shared memory: 32 KB of queries, 4 tiles of 44 KB.
  *
- * Blocks that would make an incomplete last wave share its keys among the
- * multiprocessors (Plan): each writes its part of the results in float32, and a
- * second kernel adds the parts, in a fixed order.
+ * The last wave's keys are shared out (attention_plan.cuh).
  *
  * Bound by operations. Measured on an H200: 32,760 x 32,760, 40 heads: 22.0
  * TFLOP, 29.6 ms, 742 TFLOP/s (predicted: 600; published for FlashAttention-3:
@@ -23,23 +21,21 @@
  * 48 blocks of the last wave were split; that took a denoising pass of the
  * causal 1.3B from 53 to 48 ms.
  */
-#include "attention.cuh"
+#include "attention_plan.cuh"
 #include "hopper.cuh"
 #include "vector.cuh"
 
 enum {
     THREADS = 384,
-    QUERIES = 128,
+    QUERIES = CV_PLAN_QUERIES,
     ROWS = 64,     /* queries of a warpgroup */
     KEYS = 176,
-    DIM = 128,
+    DIM = CV_PLAN_DIM,
     HALF = 64,     /* a tile is two of this many columns, each contiguous */
     PLACES = 2,
     SCORES = KEYS / 2, /* registers of a thread */
     RESULTS = DIM / 2,
     WARPGROUP = 128,
-    MERGE = 256,   /* threads of the kernel that adds parts */
-    LEAST = 4,     /* tiles of keys in a part */
     WAVES = 16,    /* from which on the last one is too little to split */
     TURN = 1,      /* named barrier of the first warpgroup that computes; */
     OWN = 3,       /* of the first, for it alone */
@@ -59,44 +55,10 @@ typedef struct Maps {
     CvTensorMap q, k, v;
 } Maps;
 
-/* Which block does what: the first `whole` take a tile of queries each with all
- * keys, `parts` at a time share one each of the others. */
-typedef struct Plan {
-    int query_tiles, key_tiles, whole, parts;
-    float *results; /* [blocks that share, QUERIES, DIM], not divided yet */
-    float2 *sums;   /* [blocks that share, QUERIES]: largest score and sum */
-} Plan;
-
-/* What a block has to do. */
-typedef struct Job {
-    int query, head;
-    int begin, end; /* tiles of keys */
-    int shared;     /* number among the blocks that share, or -1 */
-} Job;
-
 /* From 8 rows to the next 8, and from a half to the next. */
 enum { GROUP = 8 * HALF * 2, NEXT_HALF = KEYS * HALF * 2 };
 
 #if CV_HOPPER_CODE
-
-static __device__ __forceinline__ Job find_job(const Plan &plan)
-{
-    const int block = (int)blockIdx.x;
-    int tile = block;
-    Job job = { 0, 0, 0, plan.key_tiles, -1 };
-
-    if (block >= plan.whole) {
-        int part = (block - plan.whole) % plan.parts;
-
-        job.shared = block - plan.whole;
-        tile = plan.whole + job.shared / plan.parts;
-        job.begin = plan.key_tiles * part / plan.parts;
-        job.end = plan.key_tiles * (part + 1) / plan.parts;
-    }
-    job.query = tile % plan.query_tiles * QUERIES;
-    job.head = tile / plan.query_tiles;
-    return job;
-}
 
 /* Both halves of a tile of one head. */
 static __device__ __forceinline__ void load(cv_bf16 *tile, int half,
@@ -111,7 +73,7 @@ static __device__ __forceinline__ void load(cv_bf16 *tile, int half,
 /* Tiles of keys come from the last to the first: so only the first step, which
  * holds no results yet, has keys past the end. */
 static __device__ __forceinline__ void load_all(Tiles *t, const Maps *maps,
-                                                const Job &job)
+                                                const CvJob &job)
 {
     const int head = job.head, tiles = job.end - job.begin;
 
@@ -259,11 +221,11 @@ static __device__ __forceinline__ void write(const float (&o)[RESULTS],
     }
 }
 
-/* The warp's 16 rows, for merge_kernel. */
+/* The warp's 16 rows, for cv_cuda_merge_parts(). */
 static __device__ __forceinline__ void write_part(const float (&o)[RESULTS],
                                                   const float (&top)[2],
                                                   const float (&sum)[2],
-                                                  const Plan &plan, int row)
+                                                  const CvPlan &plan, int row)
 {
     const int lane = (int)(threadIdx.x % CV_WARP);
 
@@ -283,8 +245,8 @@ static __device__ __forceinline__ void write_part(const float (&o)[RESULTS],
 }
 
 static __device__ __forceinline__ void compute(Tiles *t, const CvAttend &a,
-                                               const Plan &plan,
-                                               const Job &job, int group)
+                                               const CvPlan &plan,
+                                               const CvJob &job, int group)
 {
     const int tiles = job.end - job.begin;
     const int warp = (int)(threadIdx.x % WARPGROUP / CV_WARP);
@@ -373,11 +335,11 @@ static __device__ __forceinline__ void compute(Tiles *t, const CvAttend &a,
 
 static __global__ void __launch_bounds__(THREADS, 1)
 attention_hopper_kernel(const __grid_constant__ Maps maps, CvAttend a,
-                        Plan plan)
+                        CvPlan plan)
 {
 #if CV_HOPPER_CODE
     CV_DYNAMIC_SHARED(Tiles, t);
-    const Job job = find_job(plan);
+    const CvJob job = cv_find_job(plan);
     /* So that the compiler sees that it is the same for a warp. */
     const int role = __shfl_sync(0xffffffffu,
                                  (int)(threadIdx.x / WARPGROUP), 0);
@@ -411,63 +373,17 @@ attention_hopper_kernel(const __grid_constant__ Maps maps, CvAttend a,
 #endif
 }
 
-/* A warp adds the parts of a row of queries. */
-static __global__ void __launch_bounds__(MERGE)
-merge_kernel(CvAttend a, Plan plan)
+/* Split the last wave's tiles, where there are waves few enough for it to
+ * matter, and then among no more multiprocessors than there are. */
+static CvPlan make_plan(const CvCuda *cuda, const CvAttend *a)
 {
-    const int rows = MERGE / CV_WARP, lane = (int)(threadIdx.x % CV_WARP);
-    const int at = (int)blockIdx.x * rows + (int)threadIdx.x / CV_WARP;
-    const int tile = plan.whole + at / QUERIES;
-    const int query = tile % plan.query_tiles * QUERIES + at % QUERIES;
-    const int first = at / QUERIES * plan.parts * QUERIES + at % QUERIES;
-    const float factor = a.scale * 1.44269504088896340736f;
-    float top = -INFINITY, sum = 0, o[4] = { 0 };
-    cv_bf16 *out;
+    CvPlan plan = cv_cuda_plan(a, a->heads, KEYS);
+    const int rest = plan.whole % cuda->processors;
 
-    if (query >= a.n)
-        return;
-    for (int i = 0; i < plan.parts; i++)
-        top = fmaxf(top, plan.sums[first + i * QUERIES].x);
-    for (int i = 0; i < plan.parts; i++) {
-        const int row = first + i * QUERIES;
-        const float2 part = plan.sums[row];
-        const float share = exp2f((part.x - top) * factor);
-        float v[4];
-
-        cv_load_n<4>(v, plan.results + (int64_t)row * DIM + lane * 4);
-        sum += share * part.y;
-#pragma unroll
-        for (int j = 0; j < 4; j++)
-            o[j] += share * v[j];
-    }
-#pragma unroll
-    for (int j = 0; j < 4; j++)
-        o[j] = __fdividef(o[j], sum);
-    out = (cv_bf16 *)a.out + ((int64_t)query * a.heads +
-                              tile / plan.query_tiles) * DIM;
-    cv_store_n<4>(out + lane * 4, o);
-}
-
-/* Split the tiles of the last wave, where there are waves few enough for it to
- * matter and keys enough for each part. */
-static Plan make_plan(const CvCuda *cuda, const CvAttend *a)
-{
-    const int queries = (int)cv_blocks(a->n, QUERIES);
-    const int keys = (int)cv_blocks(a->m, KEYS), most = keys / LEAST;
-    const int tiles = queries * a->heads, rest = tiles % cuda->processors;
-    Plan plan = { queries, keys, tiles, 1, NULL, NULL };
-    int parts = rest ? cuda->processors / rest : 1;
-
-    parts = parts < most ? parts : most;
-    if (parts < 2 || tiles / cuda->processors > WAVES ||
-        (size_t)(rest * parts) * QUERIES * (DIM + 2) * sizeof(float) >
-        CV_CUDA_SCRATCH)
-        return plan;
-    plan.whole = tiles - rest;
-    plan.parts = parts;
     plan.results = (float *)cuda->scratch;
-    plan.sums = (float2 *)(plan.results + (size_t)(rest * parts) * QUERIES *
-                           DIM);
+    if (rest && plan.whole / cuda->processors <= WAVES)
+        cv_cuda_plan_waves(cuda, &plan, a->heads, cuda->processors / rest,
+                           CV_CUDA_SCRATCH);
     return plan;
 }
 
@@ -477,8 +393,7 @@ int cv_cuda_attention_hopper(CvCuda *cuda, const CvAttend *a)
     const int64_t dim_k[3] = { DIM, a->heads, a->m };
     const int64_t step[2] = { DIM, (int64_t)a->heads * DIM };
     const int box_q[3] = { HALF, 1, QUERIES }, box_k[3] = { HALF, 1, KEYS };
-    const Plan plan = make_plan(cuda, a);
-    const int rest = plan.query_tiles * a->heads - plan.whole;
+    const CvPlan plan = make_plan(cuda, a);
     Maps maps;
     int err = cv_tensor_map(cuda, &maps.q, a->q, dim_q, step, box_q);
 
@@ -488,10 +403,10 @@ int cv_cuda_attention_hopper(CvCuda *cuda, const CvAttend *a)
         err = cv_tensor_map(cuda, &maps.v, a->v, dim_k, step, box_k);
     if (!err)
         err = CV_LAUNCH(cuda, cuda->stream, attention_hopper_kernel,
-                        plan.whole + rest * plan.parts, THREADS,
+                        cv_plan_blocks(&plan, a->heads), THREADS,
                         sizeof(Tiles), maps, *a, plan);
-    if (err || !rest)
-        return err;
-    return CV_LAUNCH(cuda, cuda->stream, merge_kernel,
-                     rest * (QUERIES / (MERGE / CV_WARP)), MERGE, 0, *a, plan);
+    if (!err)
+        err = cv_cuda_merge_parts(cuda, a, &plan, 0, a->heads,
+                                  a->scale * 1.44269504088896340736f, NULL);
+    return err;
 }

@@ -31,7 +31,8 @@
  * - The warpgroups do not take turns: that made nothing faster here.
  *
  * Registers of a thread: 96 scores, 24 of weights, 68 results. Shared memory:
- * 16 KB of queries, 2 tiles of 24 KB and 2 of 25.5 KB, 68 KB of results: 183 KB.
+ * 16 KB of queries, 2 tiles of 24 KB and 2 of 25.5 KB, 68 KB of results, 4 KB of
+ * scales: 187 KB.
  *
  * Bound by latency: the tensor cores are busy for 60 % of the time. Measured on
  * an H200, to quantise included (test_ops --gpu --bench --backend "cuda 8-bit
@@ -60,14 +61,21 @@ enum {
     KEEP = 8,      /* tiles from one sum in shared memory to the next */
     EXACT = 8,     /* of 32 weights: computed by the special function unit */
     LIFT = 8,      /* weights are at most 2^LIFT */
+    ROW = 128,     /* bytes of Scales that are written: groups, and zeros */
     OWN = 1,       /* named barrier of the first warpgroup that computes */
 };
+
+/* A tile's groups, as a row of 128 bytes that is the first of eight, which
+ * swizzling leaves as it is. */
+typedef struct __align__(1024) Scales {
+    Cv8Group groups[GROUPS];
+} Scales;
 
 typedef struct Tiles {
     uint8_t q[2 * CV8_BYTES];
     uint8_t k[PLACES][TILE], v[PLACES][VALUES];
     float4 kept[2][RESULTS / 4][WARPGROUP];
-    Cv8Group groups[SCALES][GROUPS];
+    Scales scales[SCALES];
     uint64_t q_full, k_full[PLACES], v_full[PLACES];
     uint64_t k_empty[PLACES], v_empty[PLACES];
     int seen[THREADS]; /* by nobody */
@@ -80,12 +88,17 @@ typedef struct Tiles {
 #define BASE (49152 + 0.5f - 0.45f)
 
 static_assert(TILE % 1024 == 0 && VALUES % 512 == 0, "aligned tiles");
+static_assert(sizeof(Cv8Group) * GROUPS <= ROW, "one row");
 
 #if CV_HOPPER_CODE
 
 /* Tiles of keys come from the last to the first: so only the first step, which
- * holds no results yet, has keys past the end. */
-static __device__ __forceinline__ void load_all(Tiles *t, const Cv8 &x,
+ * holds no results yet, has keys past the end. Groups, which threads read, are
+ * copied by a tensor map: racecheck takes other copies for writes of this
+ * thread, and does not know that k_full ends them. */
+static __device__ __forceinline__ void load_all(Tiles *t,
+                                                const CvTensorMap *scales,
+                                                const Cv8 &x,
                                                 const CvJob &job)
 {
     const int tiles = job.end - job.begin;
@@ -100,9 +113,9 @@ static __device__ __forceinline__ void load_all(Tiles *t, const Cv8 &x,
         int64_t group = first + (job.end - 1 - i) * GROUPS;
 
         cv_mbarrier_wait(&t->k_empty[place], parity ^ 1);
-        cv_mbarrier_expect(&t->k_full[place], TILE + sizeof(t->groups[0]));
-        cv_bulk_load(t->groups[i % SCALES], x.groups + group,
-                     sizeof(t->groups[0]), &t->k_full[place]);
+        cv_mbarrier_expect(&t->k_full[place], TILE + ROW);
+        cv_tma_load(t->scales[i % SCALES].groups, scales, &t->k_full[place],
+                    0, (int)(group / GROUPS), 0);
         cv_bulk_load(t->k[place], x.k + group * CV8_BYTES, TILE,
                      &t->k_full[place]);
         cv_mbarrier_wait(&t->v_empty[place], parity ^ 1);
@@ -415,7 +428,7 @@ static __device__ __forceinline__ void compute(Tiles *t, const CvAttend &a,
     cv_wgmma_hold(s);
     done_with(&t->k_empty[0]);
     finish_keys(s, a.m - (job.end - 1) * KEYS);
-    soften<true>(s, top, shrink, factor, t->groups[0]);
+    soften<true>(s, top, shrink, factor, t->scales[0].groups);
     pack(p, s);
     for (int i = 1; i < tiles; i++) {
         const int now = i % PLACES, before = (i - 1) % PLACES;
@@ -432,7 +445,7 @@ static __device__ __forceinline__ void compute(Tiles *t, const CvAttend &a,
         cv_wgmma_wait<1>();
         cv_wgmma_hold(s);
         done_with(&t->k_empty[now]);
-        soften<false>(s, top, shrink, factor, t->groups[i % SCALES]);
+        soften<false>(s, top, shrink, factor, t->scales[i % SCALES].groups);
         cv_wgmma_hold(s);
         /* Weights are made while the product is under way: the assembler moves
          * the wait up to the scores otherwise, but not over a store. */
@@ -484,7 +497,8 @@ static __device__ __forceinline__ void compute(Tiles *t, const CvAttend &a,
 #endif /* CV_HOPPER_CODE */
 
 static __global__ void __launch_bounds__(THREADS, 1)
-attention8_kernel(CvAttend a, Cv8 x, CvPlan plan)
+attention8_kernel(const __grid_constant__ CvTensorMap scales, CvAttend a,
+                  Cv8 x, CvPlan plan)
 {
 #if CV_HOPPER_CODE
     CV_DYNAMIC_SHARED(Tiles, t);
@@ -494,6 +508,7 @@ attention8_kernel(CvAttend a, Cv8 x, CvPlan plan)
                                  (int)(threadIdx.x / WARPGROUP), 0);
 
     if (threadIdx.x == 0) {
+        cv_tma_prefetch(&scales);
         cv_mbarrier_init(&t->q_full, 1);
         for (int i = 0; i < PLACES; i++) {
             cv_mbarrier_init(&t->k_full[i], 1);
@@ -507,12 +522,13 @@ attention8_kernel(CvAttend a, Cv8 x, CvPlan plan)
     if (role == 0) {
         cv_registers_give<24>();
         if (threadIdx.x == 0)
-            load_all(t, x, job);
+            load_all(t, &scales, x, job);
     } else {
         cv_registers_take<240>();
         compute(t, a, x, plan, job, role - 1);
     }
 #else
+    (void)scales;
     (void)a;
     (void)x;
     (void)plan;
@@ -522,6 +538,16 @@ attention8_kernel(CvAttend a, Cv8 x, CvPlan plan)
 int cv_cuda_attention8_attend(CvCuda *cuda, const CvAttend *a, const Cv8 *x,
                               const CvPlan *plan, int blocks)
 {
-    return CV_LAUNCH(cuda, cuda->stream, attention8_kernel, blocks, THREADS,
-                     sizeof(Tiles), *a, *x, *plan);
+    /* Rows of a tile's groups, as bf16; boxes are longer: zeros. */
+    const int64_t dim[3] = { sizeof(Cv8Group) * GROUPS / 2,
+                             (int64_t)x->heads * x->k_groups / GROUPS, 1 };
+    const int64_t step[2] = { dim[0], dim[0] * dim[1] };
+    const int box[3] = { ROW / 2, 1, 1 };
+    CvTensorMap scales;
+    int err = cv_tensor_map(cuda, &scales, x->groups, dim, step, box);
+
+    if (!err)
+        err = CV_LAUNCH(cuda, cuda->stream, attention8_kernel, blocks,
+                        THREADS, sizeof(Tiles), scales, *a, *x, *plan);
+    return err;
 }

@@ -329,7 +329,7 @@ static __device__ __forceinline__ float sum_of(const float (&o)[RESULTS],
                                                int h)
 {
     return cv_row_sum(o[DIM / 2 + 2 * h] +
-                      o[DIM / 2 + 2 * h + 1] * (float)(1 << CV8_FAR));
+                      o[DIM / 2 + 2 * h + 1] * (1.0f / (1 << CV8_FAR)));
 }
 
 /* Write the warp's 16 rows through `stage`, as much shared memory. */

@@ -294,13 +294,17 @@ static int aligned(const CvAttend *a)
 int cv_cuda_attention(CvBackend *b, const CvAttention *a)
 {
     CvCuda *cuda = cv_cuda(b);
-    int64_t n = a->q->dim[0], m = a->k->dim[0], heads = a->q->dim[1];
-    CvAttend args = {
+    int64_t n = a->q->dim[0], m, heads = a->q->dim[1];
+    CvAttend args;
+
+    if (a->ring)
+        return cv_cuda_attention_ring(cuda, a);
+    m = a->k->dim[0];
+    args = CvAttend{
         a->q->data, a->k->data, a->v->data, a->out->data,
         a->bias ? (const float *)a->bias->data : NULL, (int)n, (int)m,
         (int)heads, (int)a->q->dim[2], a->scale, logf((float)a->last_repeats),
     };
-
     /* Tiles count past the end. Heads are a grid's second dimension. */
     if (n > INT32_MAX - 1024 || m > INT32_MAX - 1024 || heads > 65535 ||
         a->q->dim[2] > INT32_MAX - 1024)
@@ -314,8 +318,8 @@ int cv_cuda_attention(CvBackend *b, const CvAttention *a)
         if (args.d == 128 && !args.bias && cuda->hopper &&
             a->last_repeats == 1 &&
             (cuda->attention8 == CV_ATTENTION8_ALWAYS ||
-             (cuda->attention8 && cv_cuda_attention8_pays(&args))))
-            return cv_cuda_attention8(cuda, &args);
+             (cuda->attention8 && cv_attention8_pays(n, m, heads))))
+            return cv_cuda_attention8(cuda, &args, NULL);
         if (args.d == 128 && !args.bias && cuda->hopper)
             return cv_cuda_attention_hopper(cuda, &args);
         if (args.d == 128 && !args.bias)

@@ -36,9 +36,13 @@ size_t cv_cuda_attention_wide_bytes(void); /* shared memory that it needs */
  * attention_hopper.cu */
 int cv_cuda_attention_hopper(CvCuda *cuda, const CvAttend *a);
 
-/* In 8 bits: besides that, last = 0. attention8_plan.cu */
-int cv_cuda_attention8(CvCuda *cuda, const CvAttend *a);
-int cv_cuda_attention8_pays(const CvAttend *a);
+/* In 8 bits: besides that, last = 0. ring: all heads' keys and values in 8 bits,
+ * or NULL: as `a` says. attention8_plan.cu */
+int cv_cuda_attention8(CvCuda *cuda, const CvAttend *a,
+                       const struct Cv8 *ring);
+
+/* The same over a ring. attention8_ring.cu */
+int cv_cuda_attention_ring(CvCuda *cuda, const CvAttention *a);
 
 /* Tiles lie in shared memory as rows of `kDim` bf16, whose 16-byte chunks are
  * permuted within each group of 8 by the row, so that the 8 rows of a matrix

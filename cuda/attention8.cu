@@ -210,8 +210,10 @@ static __device__ __forceinline__ void soften(int (&s)[SCORES],
         for (int g = 0; g < GROUPS; g++) {
             int most = group_max(s + g * (SCORES / GROUPS) + 2 * h);
 
-            t = fmaxf(t, __int2float_rn(most) * (factor[h] * key[g]) +
-                         value[g]);
+            /* A group past the end has no scores. */
+            if (!is_last || most != INT32_MIN)
+                t = fmaxf(t, __int2float_rn(most) * (factor[h] * key[g]) +
+                             value[g]);
         }
         t = cv_row_max(t);
         shrink[h] = cv_exp2(top[h] - t);
@@ -230,12 +232,12 @@ static __device__ __forceinline__ void soften(int (&s)[SCORES],
                 if (i / 2 % 2 != h)
                     continue;
                 x = __int2float_rn(s[at]);
-                if (is_last && s[at] == INT32_MIN)
-                    x = -INFINITY;
                 if (is_exact(at))
                     x = cv_exp2(x * by + (add + LIFT));
                 else
                     x = __saturatef(x * by16 + add16) * 128 + BASE;
+                if (is_last && s[at] == INT32_MIN)
+                    x = is_exact(at) ? 0 : BASE;
                 s[at] = __float_as_int(x);
             }
         }

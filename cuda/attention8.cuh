@@ -12,7 +12,8 @@
  * of its own, 64 keys share one. Of values a mean that stands out goes too, and
  * is added to results; 64 keys share a scale of values in e4m3. Means and
  * factors come from 256 tokens spread over all: every choice is exact, a near one
- * good enough.
+ * good enough. So those of a ring of keys and values (ops.h) can stay as they
+ * were chosen when it had one block alone: attention8_ring.cu.
  *
  * Everything lies as products want it in shared memory, so that tiles are
  * copied as they are: tokens in groups of 64, a group's queries or keys as 64
@@ -28,11 +29,11 @@
 
 enum {
     CV8_DIM = 128,
-    CV8_TOKENS = 64,                         /* of a group */
+    CV8_TOKENS = CV_RING8_TOKENS,            /* of a group */
     CV8_BYTES = CV8_TOKENS * CV8_DIM,        /* of a group */
     CV8_COLUMNS = CV8_DIM + 8,               /* of results: sums of weights */
     CV8_VALUES = CV8_TOKENS * CV8_COLUMNS,   /* bytes of a group of values */
-    CV8_GROUPS = 3,                          /* of keys in a tile */
+    CV8_GROUPS = CV_RING8_TILE,              /* of keys in a tile */
     CV8_KEYS = CV8_GROUPS * CV8_TOKENS,
 };
 
@@ -53,7 +54,12 @@ typedef struct Cv8Channels {
     float value_unit, unused[3]; /* of sums of weights: a power of two */
 } Cv8Channels;
 
-/* Heads [head, head + heads) of an attention. */
+static_assert(sizeof(Cv8Channels) == CV_RING8_HEAD_BYTES &&
+              CV8_BYTES + CV8_VALUES + sizeof(Cv8Group) ==
+              CV_RING8_GROUP_BYTES, "as device.h says");
+
+/* Heads [head, head + heads) of an attention. Tokens that fill up a group have
+ * the last one's key, and neither values nor a part in sums of weights. */
 typedef struct Cv8 {
     Cv8Channels *channels; /* of all heads */
     uint8_t *q, *k, *v;    /* [heads, groups, CV8_BYTES; v: CV8_VALUES] */
@@ -61,14 +67,24 @@ typedef struct Cv8 {
                             * a group to scores in base 2, less Cv8Group.key */
     Cv8Group *groups;      /* [heads, k_groups] */
     int head, heads;
-    int q_groups, k_groups; /* past the end: zeros */
+    int q_groups, k_groups; /* of a head's memory */
 } Cv8;
 
-/* Find all heads' channels; then quantise the heads of a Cv8.
+/* Rows of all heads that become 8 bits: n queries and m keys and values. */
+typedef struct Cv8Rows {
+    const cv_bf16 *q, *k, *v;
+    int64_t q_step, k_step, v_step; /* from a token to the next */
+    int n, m;
+    int q_groups, k_groups;         /* to be written; 0: none */
+    float scale;                    /* CvAttend's */
+    int turning;                    /* channels whose mean stays on keys */
+} Cv8Rows;
+
+/* Find the channels of `heads` heads; then quantise the heads of a Cv8.
  * attention8_quantise.cu */
-int cv_cuda_attention8_channels(CvCuda *cuda, const CvAttend *a,
+int cv_cuda_attention8_channels(CvCuda *cuda, const Cv8Rows *from, int heads,
                                 Cv8Channels *channels);
-int cv_cuda_attention8_quantise(CvCuda *cuda, const CvAttend *a,
+int cv_cuda_attention8_quantise(CvCuda *cuda, const Cv8Rows *from,
                                 const Cv8 *to);
 
 /* Launch `blocks` blocks with what is quantised. attention8.cu */

@@ -3,8 +3,8 @@
  *
  * SPDX-License-Identifier: BSD-2-Clause
  *
- * Heads go as many at a time as fit into scratch in 8 bits and make even waves
- * (12.9 MB each at 32,760 tokens).
+ * Heads go as many at a time as fit into scratch in 8 bits and make even waves:
+ * 12.9 MB each at 32,760 tokens, 4.3 MB where keys and values lie in a ring.
  */
 #include "attention8.cuh"
 
@@ -12,28 +12,28 @@ enum {
     QUERIES = CV_PLAN_QUERIES,
     GROUPS = CV8_GROUPS,
     KEYS = CV8_KEYS,
-    DIM = CV8_DIM,
     PARTS = 12,    /* of a tile of queries, at most */
-    ENOUGH = 1600, /* cv_cuda_attention8_pays() */
 };
 
 static_assert(QUERIES == 2 * CV8_TOKENS, "as queries are quantised");
 
-/* A head in 8 bits. */
-static size_t head_bytes(int64_t query_tiles, int64_t key_tiles)
+/* What a head needs of scratch. */
+static size_t head_bytes(const CvPlan *plan, const Cv8 *ring)
 {
-    return (size_t)query_tiles * QUERIES * (DIM + sizeof(float)) +
-           (size_t)key_tiles * GROUPS *
-           (CV8_BYTES + CV8_VALUES + sizeof(Cv8Group));
+    const size_t q = (size_t)plan->query_tiles * QUERIES *
+                     (CV8_DIM + sizeof(float));
+
+    return ring ? q : q + (size_t)plan->key_tiles * GROUPS *
+                          (CV8_BYTES + CV8_VALUES + sizeof(Cv8Group));
 }
 
 /* How many heads at a time take the fewest waves in all; 0: one is too much. A
  * round of them begins and ends with what takes a twentieth of a wave. */
-static int plan_heads(const CvCuda *cuda, const CvAttend *a, size_t room)
+static int plan_heads(const CvCuda *cuda, const CvAttend *a, const Cv8 *ring,
+                      size_t room)
 {
-    const size_t each = head_bytes(cv_blocks(a->n, QUERIES),
-                                   cv_blocks(a->m, KEYS));
     CvPlan plan = cv_cuda_plan(a, 1, KEYS);
+    const size_t each = head_bytes(&plan, ring);
     double least = INFINITY;
     int best = 0;
 
@@ -54,27 +54,41 @@ static int plan_heads(const CvCuda *cuda, const CvAttend *a, size_t room)
     return best;
 }
 
-/* Attend with `heads` heads from `head` on. */
-static int attend(CvCuda *cuda, const CvAttend *a, Cv8Channels *channels,
-                  int head, int heads, size_t room)
+/* Attend with `heads` heads from `head` on. channels: of all heads; scratch: of
+ * `room` bytes. */
+static int attend(CvCuda *cuda, const CvAttend *a, const Cv8 *ring,
+                  Cv8Channels *channels, int head, int heads,
+                  uint8_t *scratch, size_t room)
 {
+    const int64_t step = (int64_t)a->heads * CV8_DIM;
     CvPlan plan = cv_cuda_plan(a, heads, KEYS);
     Cv8 x = { channels, NULL, NULL, NULL, NULL, NULL, head, heads,
               2 * plan.query_tiles, GROUPS * plan.key_tiles };
-    const size_t q = (size_t)heads * x.q_groups * CV8_BYTES;
-    const size_t k = (size_t)heads * x.k_groups * CV8_BYTES;
-    const size_t v = (size_t)heads * x.k_groups * CV8_VALUES;
+    Cv8Rows rows = { (const cv_bf16 *)a->q, (const cv_bf16 *)a->k,
+                     (const cv_bf16 *)a->v, step, step, step, a->n, a->m,
+                     x.q_groups, ring ? 0 : x.k_groups, a->scale, 0 };
+    size_t first;
     int err;
 
-    x.q = (uint8_t *)(channels + a->heads);
-    x.k = x.q + q;
-    x.v = x.k + k;
-    x.groups = (Cv8Group *)(x.v + v);
-    x.q_factor = (float *)(x.groups + (size_t)heads * x.k_groups);
+    if (ring) {
+        x.k_groups = ring->k_groups;
+        first = (size_t)head * x.k_groups;
+        x.k = ring->k + first * CV8_BYTES;
+        x.v = ring->v + first * CV8_VALUES;
+        x.groups = ring->groups + first;
+    } else {
+        first = (size_t)heads * x.k_groups;
+        x.k = scratch;
+        x.v = x.k + first * CV8_BYTES;
+        x.groups = (Cv8Group *)(x.v + first * CV8_VALUES);
+        scratch = (uint8_t *)(x.groups + first);
+    }
+    x.q = scratch;
+    x.q_factor = (float *)(x.q + (size_t)heads * x.q_groups * CV8_BYTES);
     plan.results = x.q_factor + (size_t)heads * x.q_groups * CV8_TOKENS;
-    cv_cuda_plan_waves(cuda, &plan, heads, PARTS, room - heads *
-                       head_bytes(plan.query_tiles, plan.key_tiles));
-    err = cv_cuda_attention8_quantise(cuda, a, &x);
+    cv_cuda_plan_waves(cuda, &plan, heads, PARTS,
+                       room - heads * head_bytes(&plan, ring));
+    err = cv_cuda_attention8_quantise(cuda, &rows, &x);
     if (!err)
         err = cv_cuda_attention8_attend(cuda, a, &x, &plan,
                                         cv_plan_blocks(&plan, heads));
@@ -83,27 +97,29 @@ static int attend(CvCuda *cuda, const CvAttend *a, Cv8Channels *channels,
     return err;
 }
 
-int cv_cuda_attention8_pays(const CvAttend *a)
+int cv_cuda_attention8(CvCuda *cuda, const CvAttend *a, const Cv8 *ring)
 {
-    /* Measured: 4,680 x 4,680 of 12 heads take as long as in bf16; with twice
-     * the keys, an eighth less. */
-    return a->n * (double)a->m >= ENOUGH * (a->n + 2.0 * a->m) &&
-           a->n * (double)a->m * a->heads >= 0x1p27;
-}
-
-int cv_cuda_attention8(CvCuda *cuda, const CvAttend *a)
-{
-    const size_t own = (size_t)a->heads * sizeof(Cv8Channels);
+    const int64_t step = (int64_t)a->heads * CV8_DIM;
+    const size_t own = ring ? 0 : (size_t)a->heads * sizeof(Cv8Channels);
     const size_t room = cuda->scratch_bytes > own ? cuda->scratch_bytes - own
                                                   : 0;
-    const int heads = plan_heads(cuda, a, room);
-    int err;
+    const int heads = plan_heads(cuda, a, ring, room);
+    Cv8Channels *channels = ring ? ring->channels
+                                 : (Cv8Channels *)cuda->scratch;
+    const Cv8Rows rows = { (const cv_bf16 *)a->q, (const cv_bf16 *)a->k,
+                           (const cv_bf16 *)a->v, step, step, step, a->n,
+                           a->m, 0, 0, a->scale, 0 };
+    int err = 0;
 
+    if (!heads && ring)
+        return cv_fail(cuda->base.log, ENOSYS, "attention: %d queries", a->n);
     if (!heads || a->m < 1)
         return cv_cuda_attention_hopper(cuda, a);
-    err = cv_cuda_attention8_channels(cuda, a, (Cv8Channels *)cuda->scratch);
+    if (!ring)
+        err = cv_cuda_attention8_channels(cuda, &rows, a->heads, channels);
     for (int i = 0; i < a->heads && !err; i += heads)
-        err = attend(cuda, a, (Cv8Channels *)cuda->scratch, i,
-                     i + heads < a->heads ? heads : a->heads - i, room);
+        err = attend(cuda, a, ring, channels, i,
+                     i + heads < a->heads ? heads : a->heads - i,
+                     (uint8_t *)cuda->scratch + own, room);
     return err;
 }

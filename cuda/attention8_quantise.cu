@@ -26,6 +26,7 @@ enum {
     SAMPLERS = 512,        /* threads */
     SPAN = 8,              /* channels of such a thread, and of one of values */
     VALUE_PAD = 16,        /* bytes after the values of SPAN channels */
+    ROOM = 6,              /* binary orders of e4m3 that values can do without */
 };
 
 /* What a channel's factor is kept in. */
@@ -145,14 +146,13 @@ add_rows(float (*rows)[CV8_DIM], const float (&v)[SPAN])
 
 /* A block has the queries and keys, or the values of a head. */
 static __global__ void __launch_bounds__(SAMPLERS)
-attention8_channels_kernel(CvAttend a, Cv8Channels *channels)
+attention8_channels_kernel(Cv8Rows a, Cv8Channels *channels)
 {
 #if CV_HOPPER_CODE
     __shared__ float rows[SAMPLERS / CV_WARP][CV8_DIM];
     __shared__ uint32_t parts[SAMPLERS / CV_WARP];
     const int head = (int)blockIdx.x, channel = (int)threadIdx.x;
     const int row = (int)threadIdx.x / 16;
-    const int64_t step = (int64_t)a.heads * CV8_DIM;
     const int64_t at = (int64_t)head * CV8_DIM + threadIdx.x % 16 * SPAN;
     const float keys = (float)(a.m < SAMPLES ? a.m : SAMPLES);
     const float queries = (float)(a.n < SAMPLES ? a.n : SAMPLES);
@@ -160,25 +160,29 @@ attention8_channels_kernel(CvAttend a, Cv8Channels *channels)
     float sum[SPAN], square[SPAN], mean, spread, size, factor = 1;
 
     if (blockIdx.y == 1) {
-        sample(sum, square, (const cv_bf16 *)a.v + at, step, a.m, row);
+        sample(sum, square, a.v + at, a.v_step, a.m, row);
         mean = add_rows(rows, sum) / keys;
-        spread = add_rows(rows, square) / keys - mean * mean;
-        /* A mean of what has none would be most of a result, and have the error
-         * of sums of weights. */
-        if (a.m > SAMPLES && mean * mean * SAMPLES < 16 * spread)
+        size = add_rows(rows, square) / keys;
+        /* A mean has to stand out. One of what has none, by the samples' noise,
+         * would be most of a result, and have the error of sums of weights; and
+         * little is won by one that values of other blocks may not have. */
+        if (2 * mean * mean < size)
             mean = 0;
         if (channel < CV8_DIM)
             to->value_mean[channel] = mean;
-        /* The largest are some four standard deviations of a channel. */
-        size = 4 * sqrtf(__uint_as_float(block_max(larger(0, spread), parts)));
+        /* The largest are some four times a channel's size, those of later
+         * blocks of a ring perhaps more. */
+        size = 32 * sqrtf(__uint_as_float(block_max(larger(0, size), parts)));
         if (channel == 0)
             to->value_unit = power(max(min(log_unit(size), 90), -60));
         return;
     }
-    sample(sum, square, (const cv_bf16 *)a.k + at, step, a.m, row);
+    sample(sum, square, a.k + at, a.k_step, a.m, row);
     mean = add_rows(rows, sum) / keys;
+    if (channel < a.turning)
+        mean = 0;
     spread = add_rows(rows, square) / keys - mean * mean;
-    sample(sum, square, (const cv_bf16 *)a.q + at, step, a.n, row);
+    sample(sum, square, a.q + at, a.q_step, a.n, row);
     size = add_rows(rows, square) / queries;
     /* Query and key of a channel become as large as one another. */
     if (spread > 0 && size > 0)
@@ -277,20 +281,21 @@ static __device__ __forceinline__ uint4 to_bytes(const float *x, float per)
 /* The queries or keys of two groups, the second of which may be none. A warp
  * has 16 of them, a lane chunks lane % 4 + 0, 4, 8 and 12 of two. */
 template <bool is_key>
-static __device__ __forceinline__ void quantise_rows(const CvAttend &a,
+static __device__ __forceinline__ void quantise_rows(const Cv8Rows &a,
                                                      const Cv8 &to, int head,
                                                      int pair, uint32_t *parts)
 {
     const int lane = (int)threadIdx.x % CV_WARP;
     const int warp = (int)threadIdx.x / CV_WARP;
     const int tokens = is_key ? a.m : a.n;
-    const int groups = is_key ? to.k_groups : to.q_groups;
+    const int groups = is_key ? a.k_groups : a.q_groups;
     const int group = pair * 2 + warp / ROW_WARPS;
     const int row = warp % ROW_WARPS * 16 + lane / 4;
-    const int64_t place = (int64_t)head * groups + group;
+    const int64_t place = (int64_t)head * (is_key ? to.k_groups
+                                                  : to.q_groups) + group;
     const Cv8Channels *channels = &to.channels[to.head + head];
-    const int64_t step = (int64_t)a.heads * CV8_DIM;
-    const cv_bf16 *from = (const cv_bf16 *)(is_key ? a.k : a.q) +
+    const int64_t step = is_key ? a.k_step : a.q_step;
+    const cv_bf16 *from = (is_key ? a.k : a.q) +
                           (int64_t)(to.head + head) * CV8_DIM;
     uint8_t *image = (is_key ? to.k : to.q) + place * CV8_BYTES;
     uint32_t x[2][16], largest[2];
@@ -302,8 +307,10 @@ static __device__ __forceinline__ void quantise_rows(const CvAttend &a,
     for (int h = 0; h < 2; h++)
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            const int64_t token = (int64_t)group * CV8_TOKENS + row + h * 8;
+            int token = group * CV8_TOKENS + row + h * 8;
 
+            if (is_key)
+                token = min(token, tokens - 1);
             raw[h][i] = make_uint4(0, 0, 0, 0);
             if (token < tokens)
                 raw[h][i] = *(const uint4 *)(from + token * step +
@@ -339,7 +346,7 @@ static __device__ __forceinline__ void quantise_rows(const CvAttend &a,
             most = fmaxf(most, fabsf(y[h][j]));
         /* What is no number is in all sums of a row. */
         largest[h] = larger(__float_as_uint(most), y[h][0]);
-        valid[h] = group * CV8_TOKENS + row + h * 8 < tokens;
+        valid[h] = is_key || group * CV8_TOKENS + row + h * 8 < tokens;
         largest[h] = valid[h] ? largest[h] : 0;
     }
     if (is_key) {
@@ -375,7 +382,7 @@ static __device__ __forceinline__ void quantise_rows(const CvAttend &a,
 }
 
 /* The values of a group. */
-static __device__ __forceinline__ void quantise_values(const CvAttend &a,
+static __device__ __forceinline__ void quantise_values(const Cv8Rows &a,
                                                        const Cv8 &to, int head,
                                                        int group,
                                                        uint8_t *staged,
@@ -388,9 +395,8 @@ static __device__ __forceinline__ void quantise_values(const CvAttend &a,
     const int first = group * CV8_TOKENS + word / 4 * 16 + word % 4 * 2;
     const int64_t place = (int64_t)head * to.k_groups + group;
     const Cv8Channels *channels = &to.channels[to.head + head];
-    const int64_t step = (int64_t)a.heads * CV8_DIM;
-    const cv_bf16 *from = (const cv_bf16 *)a.v +
-                          (int64_t)(to.head + head) * CV8_DIM + span * SPAN;
+    const cv_bf16 *from = a.v + (int64_t)(to.head + head) * CV8_DIM +
+                          span * SPAN;
     uint8_t *stage = staged + span * (SPAN * CV8_TOKENS + VALUE_PAD);
     const int usual = log_unit(448 * channels->value_unit);
     uint4 *image = (uint4 *)(to.v + place * CV8_VALUES);
@@ -406,7 +412,7 @@ static __device__ __forceinline__ void quantise_values(const CvAttend &a,
         for (int j = 0; j < SPAN; j++)
             x[i][j] = 0;
         if (token < a.m)
-            cv_load_n<SPAN>(x[i], from + token * step);
+            cv_load_n<SPAN>(x[i], from + token * a.v_step);
     }
     cv_load_n<SPAN>(mean, channels->value_mean + span * SPAN);
 #pragma unroll
@@ -418,22 +424,30 @@ static __device__ __forceinline__ void quantise_values(const CvAttend &a,
             largest = larger(largest, x[i][j]);
         }
     largest = block_max(largest, parts);
+    /* The same for all groups where that is not too coarse: what a larger one has
+     * more, weights of the others have less. */
     scale = log_unit(__uint_as_float(largest));
+    scale = min(max(scale, usual), scale + ROOM);
     scale = max(min(scale, usual + 9 + CV8_FAR), usual - 8);
     per = largest < 0x7f800000u ? power(-scale) : __uint_as_float(0x7fc00000u);
     if (threadIdx.x == 0)
         to.groups[place].value_log = (float)scale;
     /* What weights are summed by, since they take the scale on: in columns of
      * even numbers, or, where e4m3 does not reach, in the others; four of them
-     * have every fourth key each. */
+     * have every fourth key each. Tokens past the end have none. */
     if (threadIdx.x < CV8_VALUES / 16 - CV8_BYTES / 16) {
         const int near = usual - scale, far = near + CV8_FAR;
         const int is_far = near < -9, row = (int)threadIdx.x / 4;
+        const int chunk = ((int)threadIdx.x % 4) ^ (row / 2);
+        const int left = a.m - group * CV8_TOKENS - chunk * 16 -
+                         row / 4 * 8 - row / 2 % 2;
         uint32_t v = 0;
 
         if (is_far == row % 2)
             v = power_e4m3(is_far ? far : near) << row / 2 * 8;
-        image[CV8_BYTES / 16 + threadIdx.x] = make_uint4(v, v, v, v);
+        image[CV8_BYTES / 16 + threadIdx.x] =
+            make_uint4(left > 0 ? v : 0, left > 2 ? v : 0, left > 4 ? v : 0,
+                       left > 6 ? v : 0);
     }
 #pragma unroll
     for (int j = 0; j < SPAN; j++)
@@ -455,41 +469,42 @@ static __device__ __forceinline__ void quantise_values(const CvAttend &a,
 #endif /* CV_HOPPER_CODE */
 
 static __global__ void __launch_bounds__(THREADS, 2)
-attention8_quantise_kernel(CvAttend a, Cv8 to)
+attention8_quantise_kernel(Cv8Rows a, Cv8 to)
 {
 #if CV_HOPPER_CODE
     __shared__ __align__(16) uint8_t
         staged[CV8_BYTES + CV8_DIM / SPAN * VALUE_PAD];
     __shared__ uint32_t parts[WARPS];
     const int head = (int)(blockIdx.x % to.heads);
-    const int keys = (to.k_groups + 1) / 2;
+    const int keys = (a.k_groups + 1) / 2;
     const int group = (int)(blockIdx.x / to.heads);
 
     if (group < keys)
         quantise_rows<true>(a, to, head, group, parts);
-    else if (group < keys + to.k_groups)
+    else if (group < keys + a.k_groups)
         quantise_values(a, to, head, group - keys, staged, parts);
     else
-        quantise_rows<false>(a, to, head, group - keys - to.k_groups, parts);
+        quantise_rows<false>(a, to, head, group - keys - a.k_groups, parts);
 #else
     (void)a;
     (void)to;
 #endif
 }
 
-int cv_cuda_attention8_channels(CvCuda *cuda, const CvAttend *a,
+int cv_cuda_attention8_channels(CvCuda *cuda, const Cv8Rows *from, int heads,
                                 Cv8Channels *channels)
 {
     return CV_LAUNCH(cuda, cuda->stream, attention8_channels_kernel,
-                     dim3((unsigned)a->heads, 2), SAMPLERS, 0, *a, channels);
+                     dim3((unsigned)heads, 2), SAMPLERS, 0, *from, channels);
 }
 
-int cv_cuda_attention8_quantise(CvCuda *cuda, const CvAttend *a, const Cv8 *to)
+int cv_cuda_attention8_quantise(CvCuda *cuda, const Cv8Rows *from,
+                                const Cv8 *to)
 {
-    /* Queries' groups are even in number. */
-    unsigned blocks = (unsigned)((to->k_groups + 1) / 2 + to->k_groups +
-                                 to->q_groups / 2) * (unsigned)to->heads;
+    unsigned blocks = (unsigned)((from->k_groups + 1) / 2 + from->k_groups +
+                                 (from->q_groups + 1) / 2) *
+                      (unsigned)to->heads;
 
     return CV_LAUNCH(cuda, cuda->stream, attention8_quantise_kernel, blocks,
-                     THREADS, 0, *a, *to);
+                     THREADS, 0, *from, *to);
 }

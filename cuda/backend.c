@@ -384,6 +384,7 @@ static const CvOps cuda_ops = {
     .layer_norm = cv_cuda_layer_norm,
     .rope_table = cv_cuda_rope_table,
     .qk_norm_rope = cv_cuda_qk_norm_rope,
+    .ring_bytes = cv_cuda_ring_bytes,
     .patchify = cv_cuda_patchify,
     .unpatchify = cv_cuda_unpatchify,
     .combine = cv_cuda_combine,

@@ -97,6 +97,10 @@ int cv_cuda_add_product(CvBackend *b, const CvTensor *out,
                         const CvTensor *left, const CvTensor *right,
                         float scale);
 
+/* attention8_ring.cu; the second: qk_norm_rope into a ring */
+int64_t cv_cuda_ring_bytes(CvBackend *b, const CvRing *ring);
+int cv_cuda_write_ring(CvBackend *b, const CvQkNormRope *a);
+
 /* attention.cu, conv.cu */
 int cv_cuda_attention(CvBackend *b, const CvAttention *a);
 int cv_cuda_conv3d(CvBackend *b, const CvConv3d *a);

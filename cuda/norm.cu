@@ -331,7 +331,8 @@ int cv_cuda_layer_norm(CvBackend *b, const CvTensor *out,
     return layer_norm_to(cv_cuda(b), out, out_scale, x, &c);
 }
 
-/* ---- qk_norm_rope: a block for each of q, k, v of a token ---- */
+/* ---- qk_norm_rope: a block for each of q, k, v of a token, or of q and k where
+ * v stays where it is ---- */
 
 template <typename T> struct Qkv {
     T *q, *k, *v; /* k, v: from the first row that is written */
@@ -339,6 +340,7 @@ template <typename T> struct Qkv {
     const float *norm_q, *norm_k, *rope;
     int width, d; /* heads * d */
     float eps;
+    int parts;    /* 3, or 2: without v */
 };
 
 /* Where part 0, 1, 2 (q, k, v) of a token goes. */
@@ -354,8 +356,8 @@ __global__ void __launch_bounds__(kCvMaxThreads, 2)
 qk_norm_rope_kernel(const Qkv<T> a, int vectors)
 {
     const int n = CvVector<T>::kElements;
-    int part = (int)(blockIdx.x % 3);
-    int64_t token = blockIdx.x / 3;
+    int part = (int)(blockIdx.x % a.parts);
+    int64_t token = blockIdx.x / a.parts;
     const float *weight = part ? a.norm_k : a.norm_q;
     const float *rope = a.rope + token * a.d;
     T *out = destination(a, part, token);
@@ -363,7 +365,7 @@ qk_norm_rope_kernel(const Qkv<T> a, int vectors)
     uint4 raw[parts];
     float r;
 
-    cv_load_row<parts>(raw, a.qkv + (int64_t)blockIdx.x * a.width, vectors);
+    cv_load_row<parts>(raw, a.qkv + (token * 3 + part) * a.width, vectors);
     if (part == 2) {
 #pragma unroll
         for (int p = 0; p < parts; p++) {
@@ -401,11 +403,11 @@ template <typename T>
 __global__ void __launch_bounds__(kCvAnyThreads)
 qk_norm_rope_any_kernel(const Qkv<T> a)
 {
-    int part = (int)(blockIdx.x % 3);
-    int64_t token = blockIdx.x / 3;
+    int part = (int)(blockIdx.x % a.parts);
+    int64_t token = blockIdx.x / a.parts;
     const float *weight = part ? a.norm_k : a.norm_q;
     const float *rope = a.rope + token * a.d;
-    const T *x = a.qkv + (int64_t)blockIdx.x * a.width;
+    const T *x = a.qkv + (token * 3 + part) * a.width;
     T *out = destination(a, part, token);
     __shared__ float sums[CV_WARP];
     float r;
@@ -434,14 +436,15 @@ static int qk_norm_rope(CvCuda *cuda, const CvQkNormRope *args)
     int64_t width = args->out_q->dim[1] * d;
     Qkv<T> a = { (T *)args->out_q->data,
                  (T *)args->cache_k->data + args->row * width,
-                 (T *)args->cache_v->data + args->row * width,
+                 args->cache_v ? (T *)args->cache_v->data + args->row * width
+                               : NULL,
                  (const T *)args->qkv->data,
                  (const float *)args->norm_q->data,
                  (const float *)args->norm_k->data,
                  (const float *)args->rope->data, (int)width, (int)d,
-                 args->eps };
+                 args->eps, args->cache_v ? 3 : 2 };
     CvRowShape s = cv_row_shape(width, CvVector<T>::kElements);
-    unsigned blocks = (unsigned)(3 * tokens);
+    unsigned blocks = (unsigned)(a.parts * tokens);
 
     if (!tokens || !width)
         return 0;
@@ -462,6 +465,8 @@ static int qk_norm_rope(CvCuda *cuda, const CvQkNormRope *args)
 
 int cv_cuda_qk_norm_rope(CvBackend *b, const CvQkNormRope *a)
 {
+    if (a->ring)
+        return cv_cuda_write_ring(b, a);
     return a->out_q->type == CV_F32 ? qk_norm_rope<float>(cv_cuda(b), a)
                                     : qk_norm_rope<cv_bf16>(cv_cuda(b), a);
 }

@@ -14,7 +14,7 @@
 
 /* Changes when CvCudaSettings, CvBackend, CvOps or the arguments of an
  * operation do: a module of another version is refused. */
-#define CV_CUDA_ABI 9
+#define CV_CUDA_ABI 10
 
 /* Device memory that an open backend takes for itself; weights and clips come
  * on top, and what CUDA and its libraries need for their code. */
@@ -34,6 +34,56 @@ typedef enum CvAttention8 {
     CV_ATTENTION8_PAYS,   /* where tokens are so many that it is faster */
     CV_ATTENTION8_ALWAYS, /* for tests */
 } CvAttention8;
+
+/* In 8 bits, keys and values go in groups of so many tokens, which begin anew in
+ * each slot, and in tiles of so many groups; of a head, and of each of its
+ * groups, there are so many bytes: cuda/attention8.cuh. */
+enum {
+    CV_RING8_TOKENS = 64, CV_RING8_TILE = 3,
+    CV_RING8_HEAD_BYTES = 2064, CV_RING8_GROUP_BYTES = 8192 + 8704 + 16,
+};
+
+static inline int64_t cv_ring8_groups(const CvRing *ring)
+{
+    return (ring->tokens + CV_RING8_TOKENS - 1) / CV_RING8_TOKENS;
+}
+
+/* Groups of a head that there is memory for: whole tiles. */
+static inline int64_t cv_ring8_stride(const CvRing *ring)
+{
+    int64_t groups = ring->slots * cv_ring8_groups(ring);
+
+    return (groups + CV_RING8_TILE - 1) / CV_RING8_TILE * CV_RING8_TILE;
+}
+
+/* Measured, with all keys made 8 bits: 4,680 x 4,680 of 12 heads take as long as
+ * in bf16; with twice the keys, an eighth less. */
+static inline int cv_attention8_pays(int64_t n, int64_t m, int64_t heads)
+{
+    const double products = (double)n * (double)m;
+
+    return products >= 1600 * ((double)n + 2.0 * (double)m) &&
+           products * (double)heads >= 0x1p27;
+}
+
+/* CvOps.ring_bytes of a CUDA backend that computes attention so. */
+static inline int64_t cv_ring8_bytes(CvAttention8 attention8,
+                                     const CvRing *ring)
+{
+    const int64_t most = 1 << 18; /* queries of a head fit into scratch */
+
+    if (attention8 == CV_ATTENTION8_NEVER || ring->d != 128 ||
+        ring->slots < 1 || ring->slots > most || ring->heads < 1 ||
+        ring->heads > most || ring->tokens < 1 || ring->tokens > most ||
+        ring->slots * ring->tokens > INT32_MAX / 2 ||
+        (attention8 == CV_ATTENTION8_PAYS &&
+         !cv_attention8_pays(ring->tokens, ring->slots * ring->tokens,
+                             ring->heads)))
+        return 0;
+    return ring->heads * (CV_RING8_HEAD_BYTES + cv_ring8_stride(ring) *
+                          CV_RING8_GROUP_BYTES);
+}
+
 /* What linears compute in 8 bits. */
 typedef enum CvFp8 {
     CV_FP8_NEVER,    /* nothing; weights in fp8 are made bf16 */

@@ -12,7 +12,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "ops.h"
+#include "device.h"
 
 /* Remembered in front of each block, since munmap() wants the size. */
 #define HEADER 4096
@@ -67,6 +67,15 @@ static int null_zero(CvBackend *b, const CvTensor *t)
     return 0;
 }
 
+/* As where a GPU multiplies fp8, and trials are asked for. */
+static int64_t null_ring_bytes(CvBackend *b, const CvRing *ring)
+{
+    return cv_ring8_bytes(b->narrow && cv_type_is_fp8(b->product) &&
+                                  getenv("CAUSVID_CUDA_TRIALS")
+                              ? CV_ATTENTION8_PAYS : CV_ATTENTION8_NEVER,
+                          ring);
+}
+
 static int null_memory(CvBackend *b, CvMemory *memory)
 {
     (void)b, (void)memory; /* no limits */
@@ -104,6 +113,7 @@ int cv_null_open(CvBackend **backend, CvLog *log)
         .memory  = null_memory,
         .enter   = null_nothing,
         .leave   = null_leave,
+        .ring_bytes = null_ring_bytes,
     };
     CvBackend *b = calloc(1, sizeof(*b));
 

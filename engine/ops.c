@@ -71,6 +71,14 @@ static int is_input(const CvBackend *b, const CvTensor *t,
     return (!scale && is(t, b->activation, 2)) || is_product(b, t, scale);
 }
 
+/* In the backend's own form, for these heads? */
+static int is_ring(CvBackend *b, const CvRing *ring, const CvTensor *q)
+{
+    return is(&ring->data, CV_U8, 1) && ring->data.dim[0] > 0 &&
+           ring->data.dim[0] == cv_ring_bytes(b, ring) &&
+           ring->heads == q->dim[1] && ring->d == q->dim[2];
+}
+
 static int64_t last_dim(const CvTensor *t)
 {
     return t->n_dims ? t->dim[t->n_dims - 1] : 1;
@@ -218,9 +226,16 @@ int cv_attention(CvBackend *b, const CvAttention *a)
 {
     const CvTensor *q = a->q, *k = a->k, *v = a->v;
 
-    CHECK(is(q, b->activation, 3) && is(k, b->activation, 3));
-    CHECK(is(v, b->activation, 3) && is(a->out, b->activation, 3));
-    CHECK(same_dims(q, a->out) && same_dims(k, v));
+    CHECK(is(q, b->activation, 3) && is(a->out, b->activation, 3));
+    CHECK(same_dims(q, a->out));
+    if (a->ring) {
+        CHECK(!k && !v && is_ring(b, a->ring, q));
+        CHECK(a->keys > 0 && a->keys <= a->ring->slots * a->ring->tokens);
+        CHECK(!a->bias && a->scale > 0 && a->last_repeats == 1);
+        RUN(attention)(b, a);
+    }
+    CHECK(is(k, b->activation, 3) && is(v, b->activation, 3));
+    CHECK(same_dims(k, v));
     CHECK(q->dim[1] == k->dim[1] && q->dim[2] == k->dim[2]);
     CHECK(k->dim[0] > 0 && a->last_repeats >= 1);
     CHECK(!a->bias || (is(a->bias, CV_F32, 3) &&
@@ -348,10 +363,17 @@ int cv_qk_norm_rope(CvBackend *b, const CvQkNormRope *a)
 {
     const CvTensor *q = a->out_q, *k = a->cache_k, *v = a->cache_v;
 
-    CHECK(is(q, b->activation, 3) && is(k, b->activation, 3));
-    CHECK(is(v, b->activation, 3) && same_dims(k, v));
-    CHECK(q->dim[1] == k->dim[1] && q->dim[2] == k->dim[2]);
-    CHECK(a->row >= 0 && a->row + q->dim[0] <= k->dim[0]);
+    CHECK(is(q, b->activation, 3) && a->row >= 0);
+    if (a->ring) {
+        CHECK(!k && !v && is_ring(b, a->ring, q));
+        CHECK(a->row / a->ring->tokens < a->ring->slots);
+        CHECK(a->row % a->ring->tokens % CV_RING_STEP == 0);
+        CHECK(a->row % a->ring->tokens + q->dim[0] <= a->ring->tokens);
+    } else {
+        CHECK(is(k, b->activation, 3) && is(v, b->activation, 3));
+        CHECK(same_dims(k, v) && a->row + q->dim[0] <= k->dim[0]);
+        CHECK(q->dim[1] == k->dim[1] && q->dim[2] == k->dim[2]);
+    }
     CHECK(is(a->qkv, b->activation, 2) && a->qkv->dim[0] == q->dim[0]);
     CHECK(a->qkv->dim[1] == 3 * q->dim[1] * q->dim[2]);
     CHECK(is_vector(a->norm_q, q->dim[1] * q->dim[2]));
@@ -359,6 +381,11 @@ int cv_qk_norm_rope(CvBackend *b, const CvQkNormRope *a)
     CHECK(is(a->rope, CV_F32, 3) && a->rope->dim[0] == q->dim[0]);
     CHECK(a->rope->dim[1] * 2 == q->dim[2] && a->rope->dim[2] == 2);
     RUN(qk_norm_rope)(b, a);
+}
+
+int64_t cv_ring_bytes(CvBackend *b, const CvRing *ring)
+{
+    return b->ops->ring_bytes ? b->ops->ring_bytes(b, ring) : 0;
 }
 
 int cv_patchify(CvBackend *b, const CvTensor *out, const CvTensor *x)

@@ -73,6 +73,20 @@ typedef struct CvLinear {
 } CvLinear;
 
 /*
+ * Keys and values of a layer that are kept for later queries: `slots` blocks of
+ * `tokens` rows. They are two tensors A [slots * tokens, heads, d], except where
+ * the backend has a form of its own (ring_bytes): then they are this, in memory
+ * that was zeros before anything was written.
+ */
+typedef struct CvRing {
+    CvTensor data; /* CV_U8 [ring_bytes] */
+    int64_t slots, tokens, heads, d;
+} CvRing;
+
+/* Rows of a slot are written from its first one or from a multiple of these. */
+#define CV_RING_STEP 64
+
+/*
  * Attention of n queries over m keys, each head on its own:
  * out = softmax(scale * q k^T + bias) v
  * q: A [n, heads, d]. k, v: A [m, heads, d]. out: A [n, heads, d].
@@ -82,11 +96,15 @@ typedef struct CvLinear {
  * repeating it would give. Cross attention uses it for the padding rows of a
  * prompt, which are all alike. The order of keys does not matter, so a ring
  * cache is given as it lies.
+ * ring: in place of k and v (NULL), the first `keys` rows of it, 1 or more, all
+ * written; no bias, scale > 0, last_repeats 1.
  */
 typedef struct CvAttention {
     const CvTensor *out, *q, *k, *v, *bias;
     float scale;
     int64_t last_repeats;
+    const CvRing *ring;
+    int64_t keys;
 } CvAttention;
 
 /*
@@ -99,6 +117,11 @@ typedef struct CvAttention {
  * (x0 cos - x1 sin, x0 sin + x1 cos); pairs are adjacent elements of a head.
  * out_q: A [n, heads, d]. cache_k, cache_v: A [rows, heads, d]; rows
  * [row, row + n) are written, so row + n <= rows.
+ * ring: in place of cache_k and cache_v (NULL); row / tokens is the slot, of
+ * which the rows have to be, and CV_RING_STEP divides row % tokens. alone: no
+ * other rows of the ring will be seen together with these and those that are
+ * written later. A form of 8 bits is then chosen anew, by these numbers, and
+ * stays for all that come.
  * Source: Wan2.1 wan/modules/model.py (WanSelfAttention, rope_apply).
  */
 typedef struct CvQkNormRope {
@@ -106,6 +129,8 @@ typedef struct CvQkNormRope {
     int64_t row;
     const CvTensor *qkv, *norm_q, *norm_k, *rope;
     float eps;
+    const CvRing *ring;
+    int alone;
 } CvQkNormRope;
 
 /*
@@ -323,6 +348,10 @@ typedef struct CvOps {
 
     int (*qk_norm_rope)(CvBackend *b, const CvQkNormRope *a);
 
+    /* Bytes of a ring of these sizes in a form of the backend's own; 0 where
+     * two tensors of A serve it better. NULL: always. */
+    int64_t (*ring_bytes)(CvBackend *b, const CvRing *ring);
+
     /* Latents float32 [t, c, h, w] -> tokens A [t * h/2 * w/2, c * 4], token
      * vectors ordered (channel, row, column). checkpoints.md 2.1 */
     int (*patchify)(CvBackend *b, const CvTensor *out, const CvTensor *x);
@@ -460,6 +489,7 @@ int cv_layer_norm(CvBackend *b, const CvTensor *out, const CvTensor *out_scale,
 int cv_rope_table(CvBackend *b, const CvTensor *out, int64_t first_frame,
                   int frames, int h, int w);
 int cv_qk_norm_rope(CvBackend *b, const CvQkNormRope *a);
+int64_t cv_ring_bytes(CvBackend *b, const CvRing *ring);
 int cv_patchify(CvBackend *b, const CvTensor *out, const CvTensor *x);
 int cv_unpatchify(CvBackend *b, const CvTensor *out, const CvTensor *x);
 int cv_combine(CvBackend *b, const CvTensor *out, const CvTerm *terms,

@@ -205,10 +205,33 @@ static int embed_patches(Pass *p, const CvTensor *latents)
     return err;
 }
 
-/* q, and the block's keys and values into the cache. */
-static int write_cache(Pass *p, const CvDitLayer *layer,
-                       const CvTensor *cache_k, const CvTensor *cache_v)
+/* A layer's keys and values: k and v, or the ring where the backend has a form
+ * of its own for them. */
+typedef struct Cache {
+    CvTensor k, v;
+    CvRing ring;
+} Cache;
+
+static Cache cache_of(const CvDitState *state, int64_t layer)
 {
+    const int64_t rows = state->cache_k.dim[1];
+    const int64_t at = state->cache_k.dim[0] > 1 ? layer : 0;
+    Cache c = { .ring = state->ring };
+
+    if (state->ring.data.data) {
+        c.ring.data = cv_dit_layer_rows(&state->ring.data, layer,
+                                        state->ring.data.dim[1]);
+        return c;
+    }
+    c.k = cv_dit_layer_rows(&state->cache_k, at, rows);
+    c.v = cv_dit_layer_rows(&state->cache_v, at, rows);
+    return c;
+}
+
+/* q, and the block's keys and values into the cache. */
+static int write_cache(Pass *p, const CvDitLayer *layer, const Cache *c)
+{
+    const int own = c->ring.data.data != NULL;
     const CvDit *dit = p->dit;
     size_t mark = cv_arena_mark(p->run->arena);
     CvTensor qkv = CV_TENSOR(NULL, p->b->activation, p->n, 3 * dit->size.dim);
@@ -223,18 +246,19 @@ static int write_cache(Pass *p, const CvDitLayer *layer,
         err = multiply(p, &qkv, NULL, &in, &layer->qkv, CV_EPI_NONE);
     if (!err)
         err = cv_qk_norm_rope(p->b, &(CvQkNormRope){
-            .out_q = &p->q, .cache_k = cache_k, .cache_v = cache_v,
-            .row = p->row, .qkv = &qkv, .norm_q = &layer->self_norm_q,
-            .norm_k = &layer->self_norm_k, .rope = &p->rope,
-            .eps = dit->eps });
+            .out_q = &p->q, .cache_k = own ? NULL : &c->k,
+            .cache_v = own ? NULL : &c->v, .row = p->row, .qkv = &qkv,
+            .norm_q = &layer->self_norm_q, .norm_k = &layer->self_norm_k,
+            .rope = &p->rope, .eps = dit->eps,
+            .ring = own ? &c->ring : NULL,
+            .alone = p->row == 0 && p->keys <= c->ring.tokens });
     cv_arena_release(p->run->arena, mark);
     return err;
 }
 
-/* Attention of p->q over k and v, projected by `o` and added to x; gated by a
- * row of the modulation unless gate_row is negative. */
-static int attend(Pass *p, const CvTensor *k, const CvTensor *v,
-                  int64_t last_repeats, const CvDitLinear *o, int gate_row)
+/* Attention of p->q over what `a` has, projected by `o` and added to x; gated by
+ * a row of the modulation unless gate_row is negative. */
+static int attend(Pass *p, CvAttention a, const CvDitLinear *o, int gate_row)
 {
     const CvDit *dit = p->dit;
     size_t mark = cv_arena_mark(p->run->arena);
@@ -248,11 +272,11 @@ static int attend(Pass *p, const CvTensor *k, const CvTensor *v,
         take(p, &err, &seen);
     else
         seen.data = in.x.data;
+    a.out   = &seen;
+    a.q     = &p->q;
+    a.scale = (float)(1 / sqrt((double)dit->head_dim));
     if (!err)
-        err = cv_attention(p->b, &(CvAttention){
-            .out = &seen, .q = &p->q, .k = k, .v = v,
-            .scale = (float)(1 / sqrt((double)dit->head_dim)),
-            .last_repeats = last_repeats });
+        err = cv_attention(p->b, &a);
     /* A factor is one of a row, of which attention has a head at a time. */
     rows = CV_RESHAPE(seen, p->n, dit->size.dim);
     if (!err && scale_of(&in))
@@ -288,7 +312,8 @@ static int cross_attention(Pass *p, const CvDitLayer *layer, int64_t i)
     if (!err)
         err = cv_rms_norm(p->b, &q, &q, &layer->cross_norm_q, dit->eps);
     if (!err)
-        err = attend(p, &k, &v, state->text_repeats, &layer->cross_o, -1);
+        err = attend(p, (CvAttention){ .k = &k, .v = &v, .last_repeats =
+                     state->text_repeats }, &layer->cross_o, -1);
     return err;
 }
 
@@ -318,23 +343,29 @@ static int feed_forward(Pass *p, const CvDitLayer *layer)
 static int run_layer(Pass *p, const CvDitLayer *layer, int64_t i, int kv_only)
 {
     const int64_t step = part_rows(p);
-    int64_t at = p->state->cache_k.dim[0] > 1 ? i : 0;
-    int64_t rows = p->state->cache_k.dim[1];
-    CvTensor k = cv_dit_layer_rows(&p->state->cache_k, at, rows);
-    CvTensor v = cv_dit_layer_rows(&p->state->cache_v, at, rows);
+    const Cache c = cache_of(p->state, i);
+    CvAttention self = { .last_repeats = 1 };
+    CvTensor k, v;
     int err;
 
     err = cv_modulation(p->b, &p->mod, &layer->modulation, &p->e0);
     for (int64_t first = 0; first < p->n && !err; first += step) {
         Pass part = part_of(p, first, step < p->n - first ? step : p->n - first);
 
-        err = write_cache(&part, layer, &k, &v);
+        err = write_cache(&part, layer, &c);
     }
     if (err || kv_only)
         return err;
-    k = cv_rows(&k, 0, p->keys);
-    v = cv_rows(&v, 0, p->keys);
-    err = attend(p, &k, &v, 1, &layer->self_o, GATE_SELF);
+    if (c.ring.data.data) {
+        self.ring = &c.ring;
+        self.keys = p->keys;
+    } else {
+        k = cv_rows(&c.k, 0, p->keys);
+        v = cv_rows(&c.v, 0, p->keys);
+        self.k = &k;
+        self.v = &v;
+    }
+    err = attend(p, self, &layer->self_o, GATE_SELF);
     if (!err)
         err = cross_attention(p, layer, i);
     for (int64_t first = 0; first < p->n && !err; first += step) {

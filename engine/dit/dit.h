@@ -68,6 +68,8 @@ typedef struct CvDitState {
     CvTensor cache_k, cache_v; /* A [layers, slots * tokens, heads, d]; with
                                   one slot no pass reads what another wrote:
                                   all layers share one layer's room */
+    CvRing ring;           /* or, where the backend has a form of its own for
+                              several slots: data U8 [layers, bytes] */
 } CvDitState;
 
 /* Take a state from the run's arena. */

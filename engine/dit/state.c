@@ -11,7 +11,7 @@ int cv_dit_state(CvDitState *state, const CvDit *dit, CvRun *run, int h, int w,
 {
     const CvDitSize *size = &dit->size;
     CvType act = run->backend->activation;
-    int64_t tokens, rows, layers;
+    int64_t tokens, rows, layers, own;
     int err;
 
     *state = (CvDitState){ .dit = dit, .h = h, .w = w,
@@ -25,6 +25,9 @@ int cv_dit_state(CvDitState *state, const CvDit *dit, CvRun *run, int h, int w,
         return cv_fail(run->log, EINVAL, "transformer: %d blocks of %d latent "
                        "frames of %dx%d are too many tokens", slots,
                        block_frames, w, h);
+    state->ring = (CvRing){ .slots = slots, .tokens = tokens,
+                            .heads = size->heads, .d = dit->head_dim };
+    own = slots > 1 ? cv_ring_bytes(run->backend, &state->ring) : 0;
     /* With one slot nothing is read again by a later pass, so all layers use
      * the same room one after the other. */
     layers = slots > 1 ? size->layers : 1;
@@ -34,9 +37,16 @@ int cv_dit_state(CvDitState *state, const CvDit *dit, CvRun *run, int h, int w,
     state->text_k = CV_TENSOR(NULL, act, size->layers, CV_DIT_TEXT_ROWS,
                               size->heads, dit->head_dim);
     state->text_v = state->text_k;
-    err = cv_arena_tensor(run->arena, &state->cache_k);
-    if (!err)
-        err = cv_arena_tensor(run->arena, &state->cache_v);
+    if (own) {
+        state->ring.data = CV_TENSOR(NULL, CV_U8, layers, own);
+        err = cv_arena_tensor(run->arena, &state->ring.data);
+        if (!err)
+            err = cv_zero(run->backend, &state->ring.data);
+    } else {
+        err = cv_arena_tensor(run->arena, &state->cache_k);
+        if (!err)
+            err = cv_arena_tensor(run->arena, &state->cache_v);
+    }
     if (!err)
         err = cv_arena_tensor(run->arena, &state->text_k);
     if (!err)
@@ -46,9 +56,11 @@ int cv_dit_state(CvDitState *state, const CvDit *dit, CvRun *run, int h, int w,
 
 size_t cv_dit_slot_bytes(const CvDitState *state)
 {
-    int64_t bytes = cv_tensor_bytes(&state->cache_k);
+    const CvTensor *own = &state->ring.data;
+    int64_t bytes = own->data ? cv_tensor_bytes(own)
+                              : 2 * cv_tensor_bytes(&state->cache_k);
 
-    return bytes < 0 ? 0 : 2 * (size_t)bytes / (size_t)state->slots;
+    return bytes < 0 ? 0 : (size_t)bytes / (size_t)state->slots;
 }
 
 /* The text MLP: rows of out, A [rows, dim]. */

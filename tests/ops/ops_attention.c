@@ -1,9 +1,10 @@
 /*
  * Tests of attention in 8 bits: to a tolerance of its own, on numbers that are
- * hard for it.
+ * hard for it, with keys and values as they are or kept in 8 bits.
  *
  * SPDX-License-Identifier: BSD-2-Clause
  */
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -94,23 +95,23 @@ static Buffer *numbers(Env *e, Kind kind, int which, int64_t n, int64_t heads)
     return buf;
 }
 
-/* expected[h, i] of one query. score: m. */
-static void attend(const CvAttention *a, const Buffer *q, const Buffer *k,
-                   const Buffer *v, int64_t i, int64_t h, double *score,
-                   double *out)
+/* One query of a head, of whose keys and values k and v have `step` numbers
+ * each. score: m. */
+static void attend(const float *x, const float *k, const float *v, int64_t m,
+                   int64_t step, double *score, double *out)
 {
-    int64_t m = a->k->dim[0], heads = a->q->dim[1];
-    const float *x = q->host + (i * heads + h) * D;
     double top = -INFINITY, sum = 0;
 
     for (int64_t j = 0; j < m; j++) {
-        const float *y = k->host + (j * heads + h) * D;
+        const float *y = k + j * step;
 
-        score[j] = a->scale * dot(x, y, D);
+        score[j] = dot(x, y, D) / sqrt((double)D);
         top = fmax(top, score[j]);
     }
+    for (int64_t c = 0; c < D; c++)
+        out[c] = 0;
     for (int64_t j = 0; j < m; j++) {
-        const float *y = v->host + (j * heads + h) * D;
+        const float *y = v + j * step;
         double weight = exp(score[j] - top);
 
         sum += weight;
@@ -136,7 +137,9 @@ static void attention8_case(Env *e, Kind kind, int64_t n, int64_t m,
 
     for (int64_t h = 0; h < heads && !e->again; h++)
         for (int64_t i = 0; i < n; i++)
-            attend(&a, q, k, v, i, h, score, expected + (i * heads + h) * D);
+            attend(q->host + (i * heads + h) * D, k->host + h * D,
+                   v->host + h * D, m, heads * D, score,
+                   expected + (i * heads + h) * D);
     e->tolerance = kind >= OFFSETS ? TOLERANCE_OF_MEANS : TOLERANCE;
     e->worst = 0;
     called(e, cv_attention(e->b, &a), "attention");
@@ -172,4 +175,256 @@ void test_attention8(Env *e)
     attention8_case(e, REGIONS, 100, 5000, 4);
     attention8_case(e, NORMAL, 4, 9000, 4);
     e->aligned = 0;
+}
+
+/* ---- a ring ---- */
+
+/* What a block's numbers are like, in all and in every 50th channel. */
+typedef struct Look {
+    double k_size, v_size;         /* of all channels */
+    double k_channel, v_channel;   /* of these, times that */
+    double k_offset, v_offset;     /* and their mean */
+    double k_turned;               /* mean of some channels that rope turns
+                                    * with the frame */
+} Look;
+
+/* The first pass of the first block, its second one, later blocks. */
+typedef struct Drift {
+    const char *name;
+    Look noise, first, later;
+    double tolerance;
+} Drift;
+
+#define PLAIN { 1, 1, 1, 1, 0, 0, 0 }
+static const Drift drifts[] = {
+    { "the same", PLAIN, PLAIN, PLAIN, TOLERANCE },
+    { "outlier channels all along", PLAIN, { 1, 1, 20, 30, 0, 0, 0 },
+      { 1, 1, 20, 30, 0, 0, 0 }, TOLERANCE },
+    { "outlier channels that come", PLAIN, PLAIN, { 1, 1, 20, 30, 0, 0, 0 },
+      TOLERANCE },
+    { "outlier channels that go", PLAIN, { 1, 1, 20, 30, 0, 0, 0 }, PLAIN,
+      TOLERANCE },
+    { "larger", PLAIN, PLAIN, { 3, 100, 1, 1, 0, 0, 0 }, TOLERANCE },
+    /* (As large keys as small ones: weights of the first block's would be below
+     * e4m3's.) */
+    { "much larger", PLAIN, PLAIN, { 4, 1e4, 1, 1, 0, 0, 0 }, TOLERANCE },
+    { "smaller", PLAIN, PLAIN, { 0.3, 0.001, 1, 1, 0, 0, 0 }, TOLERANCE },
+    { "offsets all along", PLAIN, { 1, 1, 1, 1, 30, 30, 0 },
+      { 1, 1, 1, 1, 30, 30, 0 }, TOLERANCE_OF_MEANS },
+    { "offsets that turn round", PLAIN, { 1, 1, 1, 1, 10, 10, 0 },
+      { 1, 1, 1, 1, -10, -10, 0 }, TOLERANCE },
+    { "offsets of keys that turn", PLAIN, { 1, 1, 1, 1, 30, 0, 30 },
+      { 1, 1, 1, 1, 30, 0, -30 }, TOLERANCE },
+};
+
+enum { SEEN = 64 }; /* queries of a block that are looked at */
+
+typedef struct Ring {
+    CvRing ring;
+    Buffer *q, *k, *v;   /* what should be in it, and today's form of it */
+    Buffer *qkv, *norm[2], *rope, *out;
+    float *numbers;      /* for qkv */
+    double *expected, *score;
+} Ring;
+
+static void open_ring(Env *e, Ring *r, int64_t slots, int64_t tokens,
+                      int64_t heads)
+{
+    const int64_t rows = slots * tokens, width = heads * D;
+    CvTensor *data = &r->ring.data;
+
+    r->ring = (CvRing){ .slots = slots, .tokens = tokens, .heads = heads,
+                        .d = D };
+    *data = CV_TENSOR(NULL, CV_U8, cv_ring_bytes(e->b, &r->ring));
+    if (e->b->ops->alloc(e->b, (size_t)data->dim[0], &data->data) ||
+        !(r->numbers = malloc((size_t)(tokens * 3 * width) *
+                              sizeof(*r->numbers)))) {
+        fputs("Bail out! out of memory\n", stdout);
+        exit(255);
+    }
+    called(e, cv_zero(e->b, data), "zero");
+    r->q = OUTPUT(e, CV_BF16, tokens, heads, D);
+    r->k = INPUT(e, CV_BF16, 1, rows, heads, D);
+    r->v = INPUT(e, CV_BF16, 1, rows, heads, D);
+    r->qkv = INPUT(e, CV_BF16, 1, tokens, 3 * width);
+    for (int i = 0; i < 2; i++)
+        r->norm[i] = INPUT(e, CV_F32, 1, width);
+    r->rope = INPUT(e, CV_F32, 1, tokens, D / 2, 2);
+    r->out = OUTPUT(e, CV_BF16, SEEN < tokens ? SEEN : tokens, heads, D);
+    r->expected = make_doubles(e, r->out->n);
+    r->score = make_doubles(e, rows);
+    for (int64_t i = 0; i < r->rope->n; i++)
+        r->rope->host[i] = i % 2 == 0;
+    set_contents(e, r->rope, r->rope->host);
+}
+
+/* Write n rows of a block from row `at` of its slot on, and note them. */
+static void write_ring(Env *e, Ring *r, const Look *look, int64_t slot,
+                       int64_t at, int64_t n, int alone)
+{
+    const int64_t width = r->ring.heads * D, row = slot * r->ring.tokens + at;
+    double size = 0, rms;
+    CvTensor qkv = cv_rows(&r->qkv->t, 0, n), q = cv_rows(&r->q->t, 0, n);
+    CvTensor rope = cv_rows(&r->rope->t, 0, n);
+    CvQkNormRope a = { .out_q = &q, .row = row, .qkv = &qkv,
+                       .norm_q = &r->norm[0]->t, .norm_k = &r->norm[1]->t,
+                       .rope = &rope, .eps = 1e-6f, .ring = &r->ring,
+                       .alone = alone };
+
+    for (int64_t i = 0; i < n * 3 * width; i++) {
+        int part = (int)(i / width % 3), some = i % D % 50 == 3;
+        double x = normal(e);
+
+        if (part == 1)
+            x = look->k_size * (some ? x * look->k_channel + look->k_offset
+                                     : x + (i % D < 44 && i % 16 == 6
+                                                ? look->k_turned : 0));
+        else if (part == 2)
+            x = look->v_size * (some ? x * look->v_channel + look->v_offset : x);
+        r->numbers[i] = (float)x;
+    }
+    set_contents(e, r->qkv, r->numbers);
+    /* Weights that bring keys back to where they were. */
+    for (int64_t i = 0; i < width; i++)
+        size += pow(r->qkv->host[width + i], 2) / (double)width;
+    for (int64_t i = 0; i < width; i++) {
+        r->norm[0]->host[i] = 1;
+        r->norm[1]->host[i] = (float)sqrt(size);
+    }
+    for (int i = 0; i < 2; i++)
+        set_contents(e, r->norm[i], r->norm[i]->host);
+    called(e, cv_qk_norm_rope(e->b, &a), "qk_norm_rope");
+    for (int64_t t = 0; t < n; t++)
+        for (int part = 0; part < 3; part++) {
+            const float *x = r->qkv->host + (t * 3 + part) * width;
+            float *y = part == 0 ? r->q->host + t * width :
+                       (part == 1 ? r->k : r->v)->host + (row + t) * width;
+
+            rms = 0;
+            for (int64_t i = 0; i < width; i++)
+                rms += (double)x[i] * x[i] / (double)width;
+            for (int64_t i = 0; i < width; i++)
+                y[i] = part == 2 ? x[i]
+                                 : (float)(x[i] / sqrt(rms + 1e-6) *
+                                           r->norm[part]->host[i]);
+        }
+}
+
+/* Attention of the last block that was written over `keys` rows; beside: and
+ * with all of them made 8 bits now. */
+static void see_ring(Env *e, Ring *r, int64_t n, int64_t keys,
+                     const char *name, int64_t block, int beside)
+{
+    const int64_t heads = r->ring.heads, seen = n < SEEN ? n : SEEN;
+    const int64_t all = r->out->t.dim[0];
+    double worst = e->worst, error;
+    CvTensor q = cv_rows(&r->q->t, 0, seen), k, v;
+    CvAttention a = { .out = &r->out->t, .q = &q, .ring = &r->ring,
+                      .keys = keys, .scale = 1 / sqrtf((float)D),
+                      .last_repeats = 1 };
+
+    for (int64_t h = 0; h < heads; h++)
+        for (int64_t i = 0; i < seen; i++)
+            attend(r->q->host + (i * heads + h) * D, r->k->host + h * D,
+                   r->v->host + h * D, keys, heads * D, r->score,
+                   r->expected + (i * heads + h) * D);
+    r->out->t.dim[0] = seen;
+    r->out->n = seen * heads * D;
+    called(e, cv_attention(e->b, &a), "attention");
+    e->worst = 0;
+    compare(e, r->out, r->expected, "ring of %lld, block %lld, %s",
+            (long long)r->ring.tokens, (long long)block, name);
+    error = e->worst;
+    printf("# ring of %lld x %lld, block %lld, %4lld keys: %.4f",
+           (long long)r->ring.slots, (long long)r->ring.tokens,
+           (long long)block, (long long)keys, error);
+    if (beside) {
+        set_contents(e, r->k, r->k->host);
+        set_contents(e, r->v, r->v->host);
+        k = cv_rows(&r->k->t, 0, keys);
+        v = cv_rows(&r->v->t, 0, keys);
+        a = (CvAttention){ .out = &r->out->t, .q = &q, .k = &k, .v = &v,
+                           .scale = a.scale, .last_repeats = 1 };
+        called(e, cv_attention(e->b, &a), "attention");
+        e->worst = 0;
+        compare(e, r->out, r->expected, "without a ring");
+        printf(", without a ring %.4f", e->worst);
+    }
+    printf("  %s\n", name);
+    e->worst = fmax(worst, error);
+    r->out->t.dim[0] = all;
+    r->out->n = all * heads * D;
+}
+
+/* Blocks until the ring has gone round; of the last one of a ring that is not
+ * full, `last` tokens. A block comes in two parts where it can. */
+static void ring_case(Env *e, const Drift *drift, int64_t slots,
+                      int64_t tokens, int64_t heads, int64_t blocks,
+                      int64_t last)
+{
+    const int64_t cut = tokens > CV_RING_STEP ? CV_RING_STEP : 0;
+    const double tolerance = e->tolerance;
+    Ring r;
+
+    open_ring(e, &r, slots, tokens, heads);
+    e->tolerance = drift->tolerance;
+    for (int64_t b = 0; b < blocks; b++) {
+        const Look *look = b ? &drift->later : &drift->first;
+        int64_t slot = b % slots, filled = b < slots ? b + 1 : slots;
+        int64_t n = b + 1 < blocks ? tokens : last;
+
+        if (b == 0) /* as a block that is denoised, and then clean */
+            write_ring(e, &r, &drift->noise, 0, 0, n, 1);
+        if (b == 1 && cut && cut < n)
+            write_ring(e, &r, look, slot, cut, n - cut, 0);
+        write_ring(e, &r, look, slot, 0,
+                   b == 1 && cut && cut < n ? cut : n, b == 0);
+        see_ring(e, &r, b == 1 && cut && cut < n ? cut : n,
+                 slot + 1 == filled ? slot * tokens + n : filled * tokens,
+                 drift->name, b, b > 0 && b + 2 >= blocks);
+    }
+    e->tolerance = tolerance;
+    called(e, cv_finish(e->b), "finish");
+    e->b->ops->release(e->b, r.ring.data.data);
+    free(r.numbers);
+    end_case(e);
+}
+
+void test_ring8(Env *e)
+{
+    e->aligned = 1;
+    for (size_t i = 0; i < sizeof(drifts) / sizeof(*drifts); i++)
+        {
+        int64_t tokens = random_int(e, 120, 230);
+
+        ring_case(e, &drifts[i], 2, tokens, 2, 3, tokens);
+    }
+    ring_case(e, &drifts[0], 4, 64, 2, 3, 1);
+    ring_case(e, &drifts[0], 2, 1, 3, 3, 1);
+    ring_case(e, &drifts[0], 3, 63, 1, 3, 5);
+    ring_case(e, &drifts[4], 2, 1000, 2, 3, 1000);
+    e->aligned = 0;
+}
+
+/* Of a backend that has no form of its own. */
+void test_no_ring(Env *e)
+{
+    CvLog *log = e->b->log;
+    CvType type = e->b->activation;
+    Buffer *q = INPUT(e, type, 1, 4, 2, 8), *out = OUTPUT(e, type, 4, 2, 8);
+    CvRing ring = { .data = q->t, .slots = 4, .tokens = 4680, .heads = 12,
+                    .d = D };
+
+    e->cases++;
+    if (cv_ring_bytes(e->b, &ring))
+        fail(e, "there is a ring");
+    ring = (CvRing){ .data = CV_TENSOR(q->t.data, CV_U8, 64), .slots = 2,
+                     .tokens = 1, .heads = 2, .d = 8 };
+    e->b->log = NULL; /* what is wanted is no news */
+    if (cv_attention(e->b, &(CvAttention){
+            .out = &out->t, .q = &q->t, .ring = &ring, .keys = 1, .scale = 1,
+            .last_repeats = 1 }) != CAUSVID_ERR(EINVAL))
+        fail(e, "a ring is read that the backend does not have");
+    e->b->log = log;
+    end_case(e);
 }

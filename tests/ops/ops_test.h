@@ -125,6 +125,8 @@ void test_used_memory(Env *e);
 void test_linear(Env *e);          /* ops_linear.c */
 void test_attention(Env *e);
 void test_attention8(Env *e);      /* ops_attention.c */
+void test_ring8(Env *e);
+void test_no_ring(Env *e);
 void test_add_product(Env *e);     /* ops_linear.c */
 void test_rms_norm(Env *e);        /* ops_norm.c */
 void test_norm_modulate(Env *e);

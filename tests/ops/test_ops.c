@@ -39,6 +39,7 @@ const OpTest op_tests[] = {
     { "linear", test_linear_fp8 },
     { "linear", test_linear_narrow },
     { "attention", test_attention },
+    { "attention", test_no_ring },
     { "add_product", test_add_product },
     { "quantise", test_quantise },
     { "scale_rows", test_scale_rows },
@@ -83,6 +84,11 @@ static const OpTest narrow_tests[] = {
     { NULL, NULL },
 };
 
+static const OpTest ring8_tests[] = {
+    { "ring", test_ring8 },
+    { NULL, NULL },
+};
+
 /* Where a backend computes. */
 typedef enum Where {
     ON_CPU,
@@ -112,6 +118,9 @@ typedef struct Backend {
 #define CUDA .cuda.abi = CV_CUDA_ABI, .tolerance = 3e-6
 #define EIGHT_BITS                                                         \
     .cuda.attention8 = CV_ATTENTION8_ALWAYS, .tests = attention8_tests
+#define RING                                                               \
+    .cuda.attention8 = CV_ATTENTION8_ALWAYS, .cuda.trials = 1,             \
+    .tests = ring8_tests
 static const Backend backends[] = {
     { "cpu", 3e-6, .kernels = NULL },
     { "cpu-avx512", 3e-6, .kernels = "avx512" },
@@ -123,6 +132,8 @@ static const Backend backends[] = {
       .capability = 90 },
     { "cuda 8-bit attention (emulated)", .where = EMULATED, CUDA,
       .capability = 90, EIGHT_BITS },
+    { "cuda 8-bit attention, trials (emulated)", .where = EMULATED, CUDA,
+      .capability = 90, RING },
     { "cuda float32 (emulated)", .where = EMULATED, CUDA, .cuda.float32 = 1 },
     { "cuda fp8 (emulated)", .where = EMULATED, CUDA, .capability = 90,
       .cuda.fp8 = CV_FP8_ALL, .ops = NARROW },
@@ -133,6 +144,7 @@ static const Backend backends[] = {
     { "cuda bf16, generic kernels", .where = ON_GPU, CUDA,
       .cuda.generic = 1 },
     { "cuda 8-bit attention", .where = ON_GPU, CUDA, EIGHT_BITS },
+    { "cuda 8-bit attention, trials", .where = ON_GPU, CUDA, RING },
     { "cuda float32", .where = ON_GPU, CUDA, .cuda.float32 = 1 },
     { "cuda fp8", .where = ON_GPU, CUDA, .cuda.fp8 = CV_FP8_ALL,
       .ops = NARROW },

@@ -54,22 +54,20 @@ static int plan_heads(const CvCuda *cuda, const CvAttend *a, const Cv8 *ring,
     return best;
 }
 
-/* Attend with `heads` heads from `head` on. channels: of all heads; scratch: of
- * `room` bytes. */
+/* Attend with `heads` heads from `head` on. rows: what `a` has; channels: of all
+ * heads; scratch: of `room` bytes. */
 static int attend(CvCuda *cuda, const CvAttend *a, const Cv8 *ring,
-                  Cv8Channels *channels, int head, int heads,
+                  Cv8Rows rows, Cv8Channels *channels, int head, int heads,
                   uint8_t *scratch, size_t room)
 {
-    const int64_t step = (int64_t)a->heads * CV8_DIM;
     CvPlan plan = cv_cuda_plan(a, heads, KEYS);
     Cv8 x = { channels, NULL, NULL, NULL, NULL, NULL, head, heads,
               2 * plan.query_tiles, GROUPS * plan.key_tiles };
-    Cv8Rows rows = { (const cv_bf16 *)a->q, (const cv_bf16 *)a->k,
-                     (const cv_bf16 *)a->v, step, step, step, a->n, a->m,
-                     x.q_groups, ring ? 0 : x.k_groups, a->scale, 0 };
     size_t first;
     int err;
 
+    rows.q_groups = x.q_groups;
+    rows.k_groups = ring ? 0 : x.k_groups;
     if (ring) {
         x.k_groups = ring->k_groups;
         first = (size_t)head * x.k_groups;
@@ -118,7 +116,7 @@ int cv_cuda_attention8(CvCuda *cuda, const CvAttend *a, const Cv8 *ring)
     if (!ring)
         err = cv_cuda_attention8_channels(cuda, &rows, a->heads, channels);
     for (int i = 0; i < a->heads && !err; i += heads)
-        err = attend(cuda, a, ring, channels, i,
+        err = attend(cuda, a, ring, rows, channels, i,
                      i + heads < a->heads ? heads : a->heads - i,
                      (uint8_t *)cuda->scratch + own, room);
     return err;

@@ -327,7 +327,8 @@ GPU_PARTS ?=
 .PHONY: check-gpu
 ifeq ($(HAVE_CUDA),1)
 check-gpu: all $(patsubst %,$(BUILD)/tests/%,ops/test_ops model/test_cuda \
-        model/test_engines model/test_tiny_vae model/test_lora model/test_fp8)
+        model/test_engines model/test_tiny_vae model/test_lora model/test_fp8 \
+        model/test_ring)
 	@env $(TEST_ENV) tests/gpu/run.sh $(GPU_PARTS)
 else
 check-gpu:

@@ -168,10 +168,11 @@ run_ops() {
 }
 
 run_trials() {
-    for row in "cuda fp8, trials"; do
+    for row in "cuda fp8, trials" "cuda 8-bit attention, trials"; do
         step "ops: ${row#cuda }" 200 "$build/tests/ops/test_ops" --gpu \
             --backend "$row"
     done
+    step "clip: 8-bit keys and values" 100 "$build/tests/model/test_ring" --gpu
 }
 
 run_clip() {

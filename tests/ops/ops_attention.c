@@ -400,7 +400,7 @@ void test_ring8(Env *e)
         ring_case(e, &drifts[i], 2, tokens, 2, 3, tokens);
     }
     ring_case(e, &drifts[0], 4, 64, 2, 3, 1);
-    ring_case(e, &drifts[0], 2, 1, 3, 3, 1);
+    ring_case(e, &drifts[0], 2, 1, 9, 3, 1);
     ring_case(e, &drifts[0], 3, 63, 1, 3, 5);
     ring_case(e, &drifts[4], 2, 1000, 2, 3, 1000);
     e->aligned = 0;

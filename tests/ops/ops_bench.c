@@ -288,6 +288,58 @@ static void bench_attention8(Bench *s, int64_t n, int64_t m, int64_t heads,
     release(s);
 }
 
+/* A pass over a block of n tokens and a ring that is full: what goes into the
+ * ring, with the norm and rotation before it, and attention, the queries made 8
+ * bits included. Beside it, norm and rotation into tensors. */
+static void bench_ring(Bench *s, int64_t n, int64_t slots, int64_t heads)
+{
+    CvType type = s->b->activation;
+    CvRing ring = { .slots = slots, .tokens = n, .heads = heads, .d = 128 };
+    const int64_t bytes = cv_ring_bytes(s->b, &ring);
+    CvTensor *q = TENSOR(s, type, n, heads, 128);
+    CvTensor *out = TENSOR(s, type, n, heads, 128);
+    CvQkNormRope a = { .out_q = q, .eps = 1e-6f,
+                       .qkv = TENSOR(s, type, n, 3 * heads * 128),
+                       .rope = TENSOR(s, CV_F32, n, 64, 2),
+                       .cache_k = TENSOR(s, type, n, heads, 128),
+                       .cache_v = TENSOR(s, type, n, heads, 128) };
+    char text[64];
+
+    a.norm_q = a.norm_k = TENSOR(s, CV_F32, heads * 128);
+    snprintf(text, sizeof(text), "[%d, %d]", (int)n, (int)heads * 128);
+    TIME(s, cv_qk_norm_rope(s->b, &a));
+    print(s, "norm_rope", 0, "", text);
+    if (bytes) {
+        CvAttention see = { .out = out, .q = q, .scale = 1 / sqrtf(128),
+                            .last_repeats = 1, .ring = &ring,
+                            .keys = n * slots };
+
+        ring.data = CV_TENSOR(NULL, CV_U8, bytes);
+        if (s->b->ops->alloc(s->b, (size_t)bytes, &ring.data.data) ||
+            cv_zero(s->b, &ring.data))
+            fputs("# no memory\n", stderr);
+        s->tensors[s->n_tensors++] = ring.data; /* to be released */
+        a.cache_k = a.cache_v = NULL;
+        a.ring = &ring;
+        for (int64_t i = 0; i < slots; i++, a.row += n) {
+            a.alone = i == 0;
+            if (cv_qk_norm_rope(s->b, &a))
+                fputs("# the operation failed\n", stderr);
+        }
+        a.row = 0;
+        TIME(s, cv_qk_norm_rope(s->b, &a));
+        snprintf(text, sizeof(text), "[%d, %d] into a ring", (int)n,
+                 (int)heads * 128);
+        print(s, "norm_rope", 0, "", text);
+        TIME(s, cv_attention(s->b, &see));
+        snprintf(text, sizeof(text), "%d x %d, %d heads, a ring", (int)n,
+                 (int)(n * slots), (int)heads);
+        print(s, "attention", 4.0 * (double)(n * n * slots) *
+              (double)(heads * 128), "GFLOP/s", text);
+    }
+    release(s);
+}
+
 enum { PLAIN, NORMED, ADDED }; /* alone; the norm; added, and normed as well */
 
 /* A causal convolution with its history, or a spatial one. */
@@ -503,6 +555,8 @@ void bench_gpu(CvBackend *b, const char *only, int json)
         bench_attention8(&s, 4680, 18720, 12, 0);
         bench_attention8(&s, 4680, 18720, 12, 1);
         bench_attention8(&s, 4680, 4680, 12, 0);
+        bench_ring(&s, 4680, 4, 12);
+        bench_ring(&s, 4680, 7, 12);
     }
     if (wanted(&s, "conv3d")) {
         bench_conv(&s, 1, 60, 104, 384, 384, 3, 3, 1);

@@ -151,6 +151,11 @@ int cv_text_cache_open(CvTextCache **cache, const char *folder,
                "long; prompts are not kept", folder);
         goto end;
     }
+    if (!*folder) {
+        cv_log(log, CAUSVID_LOG_WARNING, "cache= is empty, expected a folder; "
+               "prompts are not kept");
+        goto end;
+    }
     if ((mkdir(folder, 0777) && errno != EEXIST) || stat(folder, &st)) {
         cv_log(log, CAUSVID_LOG_WARNING, "cache=%s cannot be used: %s; prompts "
                "are not kept", folder, strerror(errno));

@@ -9,6 +9,7 @@
  */
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "weights/gguf.h"
 #include "weights/places.h"
@@ -39,16 +40,25 @@ static int file_holds(const char *path, CvKind kind)
     return holds;
 }
 
-/* Before parts are looked for around a file: is it a transformer at all? What
- * cannot be opened is told when the network is. */
+static int is_empty(const char *path)
+{
+    struct stat st;
+
+    return !stat(path, &st) && S_ISREG(st.st_mode) && !st.st_size;
+}
+
+/* Before parts are looked for around a file: is it a transformer at all? Of an
+ * empty one that is told when the network is opened. */
 static int check_transformer(const CvModelFiles *f, CvLog *log)
 {
     CvWeights *w;
     int err;
 
-    if (f->transformer_config[0] ||
-        cv_weights_open_key(&w, f->transformer, f->checkpoint_key, NULL) < 0)
+    if (f->transformer_config[0] || is_empty(f->transformer))
         return 0;
+    if ((err = cv_weights_open_key(&w, f->transformer, f->checkpoint_key,
+                                   log)) < 0)
+        return err;
     err = cv_weights_canonical(w, CV_KIND_TRANSFORMER, log);
     cv_weights_close(&w);
     return err;

@@ -211,7 +211,7 @@ static int at(const char *path, const char *root, const char *name)
 static void fill(const char *root, const char *const *names)
 {
     for (; *names; names++)
-        save_text(root, *names, "x");
+        save_text(root, *names, "");
 }
 
 static void test_diffusers(void)
@@ -282,7 +282,7 @@ static void test_official(void)
        at(files.transformer_config, root, names[0]) &&
        at(files.text_encoder, root, names[2]), "a file among them");
     /* a checkpoint of one file, the rest of another folder */
-    strcpy(weights, save_text(temp_folder(), "causal.safetensors", "x"));
+    strcpy(weights, save_text(temp_folder(), "causal.safetensors", ""));
     is_int(find_with(weights, root, root, NULL), 0);
     ok(!strcmp(files.transformer, weights) && !files.transformer_config[0] &&
        at(files.text_encoder, root, names[2]) && at(files.vae, root, names[3])
@@ -383,27 +383,33 @@ static void test_missing(void)
     ok(find_with(other, NULL, NULL, NULL) == FAILED(ENOENT) &&
        lines_error(&lines, "no transformer|transformer/|diffusion_pytorch_"
                    "model.*|option model"), "an empty folder");
-    save_text(other, "wan.safetensors", "x");
+    snprintf(path, sizeof(path), "%s", save_text(other, "wan.safetensors",
+             "no weights"));
+    ok(find_with(path, NULL, NULL, NULL) == FAILED(EILSEQ) &&
+       lines_error(&lines, "wan.safetensors' "), "a file that is no weights");
+    ok(find_with("/dev/null", NULL, NULL, NULL) == FAILED(EILSEQ) &&
+       lines_error(&lines, "'/dev/null' is not a file"), "and no file");
+    save_text(other, "wan.safetensors", "");
     ok(find_with(other, NULL, NULL, NULL) == FAILED(ENOENT) &&
        at(files.transformer, other, "wan.safetensors") &&
        lines_error(&lines, "no text encoder"), "a folder with another name");
-    save_text(other, "wan2.safetensors", "x");
+    save_text(other, "wan2.safetensors", "");
     ok(find_with(other, NULL, NULL, NULL) == FAILED(EILSEQ) &&
        lines_error(&lines, "2 files that may be the transformer (wan."
                    "safetensors, wan2.safetensors); name"), "with two");
     fill(root, release);
-    save_text(root, "diffusion_pytorch_model-2.safetensors", "x");
+    save_text(root, "diffusion_pytorch_model-2.safetensors", "");
     ok(find_with(root, NULL, NULL, NULL) == FAILED(EILSEQ) &&
        lines_error(&lines, "2 files of weights|no index"),
        "shards without their index");
-    save_text(other, "transformer/readme.txt", "x");
+    save_text(other, "transformer/readme.txt", "");
     ok(find_with(other, NULL, NULL, NULL) == FAILED(ENOENT) &&
        lines_error(&lines, "/transformer' holds no .safetensors"),
        "a transformer folder without weights");
-    save_text(other, "vae/a.pt", "x");
-    save_text(other, "vae/b.pth", "x");
-    save_text(other, "transformer/diffusion_pytorch_model.bin", "x");
-    save_text(other, "text_encoder/model.gguf", "x");
+    save_text(other, "vae/a.pt", "");
+    save_text(other, "vae/b.pth", "");
+    save_text(other, "transformer/diffusion_pytorch_model.bin", "");
+    save_text(other, "text_encoder/model.gguf", "");
     ok(find_with(other, NULL, NULL, NULL) == FAILED(EILSEQ) &&
        lines_error(&lines, "/vae' holds 2 files of weights (a.pt, b.pth)"),
        "a folder with two VAEs");

@@ -153,7 +153,7 @@ static void test_layouts(void)
         const char *root = temp_folder();
 
         for (int k = 0; k < MAX_FILES && l->files[k]; k++)
-            save_text(root, l->files[k], "x");
+            save_text(root, l->files[k], "");
         ok(!find(root, l->model, NULL) &&
            at(files.transformer, root, l->transformer) &&
            at(files.transformer_config, root, l->config) &&
@@ -177,7 +177,7 @@ static void test_closed(void)
     char path[1100];
 
     for (int i = 0; names[i]; i++)
-        save_text(root, names[i], "x");
+        save_text(root, names[i], "");
     ok(find(root, "d", NULL) == FAILED(ENOENT) &&
        lines_error(&lines, "d' holds no VAE"), "a diffusers folder");
     ok(find(root, "d/transformer", NULL) == FAILED(ENOENT) &&
@@ -194,10 +194,10 @@ static void test_relative(void)
     const char *root = temp_folder();
     char path[1200], *old = getcwd(NULL, 0);
 
-    save_text(root, "m/diffusion_models/wan/wan.gguf", "x");
-    save_text(root, "m/text_encoders/umt5_xxl_fp16.safetensors", "x");
-    save_text(root, "m/vae/wan_2.1_vae.safetensors", "x");
-    save_text(root, "m/spiece.model", "x");
+    save_text(root, "m/diffusion_models/wan/wan.gguf", "");
+    save_text(root, "m/text_encoders/umt5_xxl_fp16.safetensors", "");
+    save_text(root, "m/vae/wan_2.1_vae.safetensors", "");
+    save_text(root, "m/spiece.model", "");
     snprintf(path, sizeof(path), "%s/m/diffusion_models", root);
     if (!old || chdir(path) < 0)
         tap_bail("chdir");
@@ -244,13 +244,13 @@ static void test_combined(void)
     save_tensors(root, name, "model.diffusion_model.patch_embedding.weight",
                  "text_encoders.umt5xxl.spiece_model", "vae.conv1.bias");
     /* which a file with its own does not need */
-    save_text(root, "vae/wan_2.1_vae.safetensors", "x");
+    save_text(root, "vae/wan_2.1_vae.safetensors", "");
     ok(!find(root, name, NULL) && at(files.transformer, root, name) &&
        at(files.text_encoder, root, name) && at(files.vae, root, name) &&
        at(files.tokenizer, root, name) && files.tokenizer_embedded &&
        !files.text_encoder_config[0] && !files.vae_config[0],
        "one file is all parts");
-    save_text(root, "checkpoints/spiece.model", "x");
+    save_text(root, "checkpoints/spiece.model", "");
     ok(!find(root, name, NULL) && !files.tokenizer_embedded &&
        at(files.tokenizer, root, "checkpoints/spiece.model"),
        "a tokenizer beside it");
@@ -270,8 +270,8 @@ static void test_embedded(void)
     char path[1200];
     Blob blob;
 
-    save_text(root, "diffusion_models/wan.safetensors", "x");
-    save_text(root, "vae/wan_2.1_vae.safetensors", "x");
+    save_text(root, "diffusion_models/wan.safetensors", "");
+    save_text(root, "vae/wan_2.1_vae.safetensors", "");
     save_tensors(root, encoder, "shared.weight", NULL, NULL);
     ok(find(root, "diffusion_models", NULL) == FAILED(ENOENT) &&
        lines_error(&lines, "no tokenizer, nor does its text encoder's file|"
@@ -294,10 +294,10 @@ static void test_embedded(void)
     ok(!find(root, "diffusion_models", NULL) && files.tokenizer_embedded &&
        at(files.text_encoder, root, gguf) && at(files.tokenizer, root, gguf),
        "one in the text encoder's GGUF file");
-    save_text(root, "text_encoders/spiece.model", "x");
+    save_text(root, "text_encoders/spiece.model", "");
     ok(!find(root, "diffusion_models", NULL) && files.tokenizer_embedded,
        "of that and a spiece.model elsewhere, the file's own");
-    save_text(root, "diffusion_models/spiece.model", "x");
+    save_text(root, "diffusion_models/spiece.model", "");
     ok(!find(root, "diffusion_models", NULL) && !files.tokenizer_embedded,
        "a spiece.model beside the model");
     ok(lines_none(&lines), "without a line");

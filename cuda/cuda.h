@@ -84,6 +84,8 @@ int cv_cuda_memory(CvBackend *b, CvMemory *memory);
 int cv_cuda_upload(CvBackend *b, const CvTensor *dst, const CvSource *src,
                    CvType src_type, const void *tag);
 int cv_cuda_uploaded(CvBackend *b, const void **bad);
+int cv_cuda_mark(CvBackend *b);
+int cv_cuda_ahead(CvBackend *b, int on);
 int cv_cuda_download(CvBackend *b, float *dst, const CvTensor *src);
 
 /* memory.c; its kernel is in reduce.cu: *bits (device, 0 before) becomes the

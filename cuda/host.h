@@ -73,6 +73,8 @@ struct CvCudaHost {
     const void *tags[CV_CUDA_TAGS];
     int n_tags;
     const void *bad_tag;       /* of those that were asked for */
+    cudaEvent_t marked, loaded; /* cv_cuda_mark(), the end of cv_cuda_ahead() */
+    cudaStream_t engine;       /* while uploads run ahead: that of all else */
     int64_t budget;            /* bytes, 0: none */
     int64_t taken;             /* the backend's own included */
     int64_t before;            /* of the device, before anything was taken */

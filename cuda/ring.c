@@ -23,6 +23,12 @@ cudaError_t cv_cuda_ring_open(CvCuda *cuda)
     if (!error)
         error = cudaStreamCreateWithFlags(&ring->stream,
                                           cudaStreamNonBlocking);
+    if (!error)
+        error = cudaEventCreateWithFlags(&cuda->host->marked,
+                                         cudaEventDisableTiming);
+    if (!error)
+        error = cudaEventCreateWithFlags(&cuda->host->loaded,
+                                         cudaEventDisableTiming);
     for (int i = 0; i < CV_CUDA_PIECES && !error; i++) {
         CvCudaPiece *piece = &ring->pieces[i];
 
@@ -44,6 +50,10 @@ void cv_cuda_ring_close(CvCuda *cuda)
         if (ring->pieces[i].done)
             cudaEventDestroy(ring->pieces[i].done);
     }
+    if (cuda->host->marked)
+        cudaEventDestroy(cuda->host->marked);
+    if (cuda->host->loaded)
+        cudaEventDestroy(cuda->host->loaded);
     if (ring->stream)
         cudaStreamDestroy(ring->stream);
     cudaFree(ring->staging);
@@ -129,4 +139,37 @@ void cv_cuda_ring_drop(CvCuda *cuda)
         ring->head   = piece->before;
         ring->bytes -= piece->bytes;
     }
+}
+
+/* ---- beside operations ---- */
+
+int cv_cuda_mark(CvBackend *b)
+{
+    CvCuda *cuda = cv_cuda(b);
+
+    return cuda->trials ? cv_cuda_check(cuda, cudaEventRecord(
+               cuda->host->marked, cuda->stream), "an upload") : 0;
+}
+
+/* Everything that is asked for meanwhile goes to the ring's stream. */
+int cv_cuda_ahead(CvBackend *b, int on)
+{
+    CvCuda *cuda = cv_cuda(b);
+    struct CvCudaHost *host = cuda->host;
+    cudaError_t error;
+
+    if (!cuda->trials || on == (host->engine != NULL))
+        return 0;
+    if (on) {
+        error = cudaStreamWaitEvent(host->ring.stream, host->marked, 0);
+        host->engine = cuda->stream;
+        cuda->stream = host->ring.stream;
+    } else {
+        error = cudaEventRecord(host->loaded, host->ring.stream);
+        cuda->stream = host->engine;
+        host->engine = NULL;
+        if (!error)
+            error = cudaStreamWaitEvent(cuda->stream, host->loaded, 0);
+    }
+    return cv_cuda_check(cuda, error, "an upload");
 }

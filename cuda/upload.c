@@ -89,7 +89,10 @@ static int read_tags(CvCuda *cuda)
     for (int i = 0; i < n && !host->bad_tag; i++)
         if (host->words_host[i])
             host->bad_tag = host->tags[i];
-    return clear_words(cuda, host->words, n);
+    /* finished, for uploads that go to the other stream next */
+    if (!(err = clear_words(cuda, host->words, n)))
+        err = cv_cuda_finish(&cuda->base);
+    return err;
 }
 
 /* The flag of a tag; of several uploads one after the other it is the same. */

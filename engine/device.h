@@ -14,7 +14,7 @@
 
 /* Changes when CvCudaSettings, CvBackend, CvOps or the arguments of an
  * operation do: a module of another version is refused. */
-#define CV_CUDA_ABI 10
+#define CV_CUDA_ABI 11
 
 /* Device memory that an open backend takes for itself; weights and clips come
  * on top, and what CUDA and its libraries need for their code. */

@@ -127,6 +127,16 @@ int cv_upload(CvBackend *b, const CvTensor *dst, const void *src, CvType type)
     return cv_upload_tagged(b, dst, src, type, NULL);
 }
 
+int cv_mark(CvBackend *b)
+{
+    return b->ops->mark && !b->planning ? b->ops->mark(b) : 0;
+}
+
+int cv_ahead(CvBackend *b, int on)
+{
+    return b->ops->ahead && !b->planning ? b->ops->ahead(b, on) : 0;
+}
+
 int cv_uploaded(CvBackend *b, const void **bad)
 {
     *bad = NULL;

@@ -226,6 +226,14 @@ typedef struct CvOps {
      * asks, also after an error, while what they point to is there. */
     int (*uploaded)(CvBackend *b, const void **bad);
 
+    /* Let uploads run beside operations. mark: remember what was asked for until
+     * now. ahead: from here on (on) uploads, and nothing else but `random`, may be
+     * asked for, and wait for what was before the mark, not for what came since:
+     * of their memory nothing that came since may know. Off: what is asked for
+     * from then on waits for these uploads. NULL: everything is done in order. */
+    int (*mark)(CvBackend *b);
+    int (*ahead)(CvBackend *b, int on);
+
     /* src -> host array of float32, waiting for it. */
     int (*download)(CvBackend *b, float *dst, const CvTensor *src);
 
@@ -454,6 +462,8 @@ int cv_upload_tagged(CvBackend *b, const CvTensor *dst, const void *src,
                      CvType type, const void *tag);
 int cv_upload(CvBackend *b, const CvTensor *dst, const void *src, CvType type);
 int cv_uploaded(CvBackend *b, const void **bad);
+int cv_mark(CvBackend *b);
+int cv_ahead(CvBackend *b, int on);
 int cv_download(CvBackend *b, float *dst, const CvTensor *src);
 int cv_zero(CvBackend *b, const CvTensor *t);
 int cv_copy(CvBackend *b, const CvTensor *dst, const CvTensor *src);

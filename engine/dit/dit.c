@@ -436,18 +436,28 @@ static int place_block(Pass *p, const CvTensor *x, int64_t block)
     return 0;
 }
 
-/* Layer i, from where its weights are. */
-static int get_and_run_layer(Pass *p, int64_t i, int kv_only)
+/* All layers; the next one's weights are got while one runs. */
+static int run_layers(Pass *p, int kv_only)
 {
-    size_t mark = cv_arena_mark(p->run->arena);
-    CvDitLayer layer;
-    int err = cv_aborted(p->run->log);
+    const int64_t n = p->dit->size.layers;
+    CvDitLayer layers[2];
+    CvArena slots[2] = { { 0 } };
+    int err = cv_dit_take_slots(p->dit, p->run, slots);
 
     if (!err)
-        err = cv_dit_get_layer(p->dit, p->run, i, &layer);
+        err = cv_dit_mark(p->dit, 0);
     if (!err)
-        err = run_layer(p, &layer, i, kv_only);
-    cv_arena_release(p->run->arena, mark);
+        err = cv_dit_get_layer(p->dit, &slots[0], 0, &layers[0]);
+    for (int64_t i = 0; i < n && !err; i++) {
+        err = cv_aborted(p->run->log);
+        if (!err)
+            err = cv_dit_mark(p->dit, i + 1);
+        if (!err)
+            err = run_layer(p, &layers[i % 2], i, kv_only && i == n - 1);
+        if (!err && i + 1 < n)
+            err = cv_dit_get_layer(p->dit, &slots[(i + 1) % 2], i + 1,
+                                   &layers[(i + 1) % 2]);
+    }
     return err;
 }
 
@@ -473,8 +483,8 @@ int cv_dit_forward(CvDit *dit, CvRun *run, CvDitState *state,
                             (int)x->dim[0], state->h / 2, state->w / 2);
     if (!err)
         err = embed_patches(&p, x);
-    for (int64_t i = 0; i < dit->size.layers && !err; i++)
-        err = get_and_run_layer(&p, i, !flow && i == dit->size.layers - 1);
+    if (!err)
+        err = run_layers(&p, !flow);
     if (dit->resident < dit->size.layers)
         err = cv_load_end(&dit->loader, err);
     if (!err && flow)

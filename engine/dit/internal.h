@@ -60,6 +60,7 @@ struct CvDit {
     CvDitLayer *layers;
     CvDitText text;
     CvDitTextLayer *text_layers;
+    size_t layer_bytes;              /* room for a streamed layer */
     int64_t resident;                /* layers; the others and the texts, if */
     int text_streamed;               /* streamed, have types but no data */
     CvLoader loader;                 /* its files are open until they are
@@ -91,7 +92,11 @@ int cv_dit_load_layer(const CvDit *dit, CvLoader *loader, CvDitLayer *layer,
 int cv_dit_get_text(const CvDit *dit, CvRun *run, CvDitText *text);
 int cv_dit_get_text_layer(const CvDit *dit, CvRun *run, int64_t number,
                           CvDitTextLayer *layer);
-int cv_dit_get_layer(const CvDit *dit, CvRun *run, int64_t number,
+/* Layers have room of their own, two by turns: what is loaded while the layer
+ * before runs must not be in use since cv_dit_mark() in front of that. */
+int cv_dit_take_slots(const CvDit *dit, CvRun *run, CvArena slots[2]);
+int cv_dit_mark(const CvDit *dit, int64_t number);
+int cv_dit_get_layer(const CvDit *dit, CvArena *slot, int64_t number,
                      CvDitLayer *layer);
 /* Look what LoRA files change of what is streamed, so that it counts. */
 int cv_dit_plan_streamed(const CvDit *dit);

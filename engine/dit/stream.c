@@ -3,9 +3,9 @@
  *
  * SPDX-License-Identifier: BSD-2-Clause
  *
- * They go into scratch of the run's arena, so that they take the room of one
- * layer, and give the bytes that resident ones give. First what only a new
- * prompt needs; then whole layers, the last ones first, which each pass reads.
+ * They go into scratch of the run's arena and give the bytes that resident ones
+ * give. First what only a new prompt needs; then whole layers, the last ones
+ * first, which each pass reads, into room for two: one while the other runs.
  */
 #include "internal.h"
 
@@ -21,6 +21,35 @@ int cv_dit_stream_text(CvDit *dit)
     return 1;
 }
 
+/* A loader into scratch. */
+static CvLoader into(const CvDit *dit, CvArena *arena)
+{
+    CvLoader loader = dit->loader;
+
+    loader.arena    = arena;
+    loader.streamed = 1;
+    return loader;
+}
+
+/* Room for any of the layers, with what LoRA files need to be merged. */
+static size_t measure_layers(const CvDit *dit)
+{
+    CvBackend *backend = dit->loader.backend;
+    CvArena arena = { 0 };
+    CvDitLayer layer;
+
+    cv_arena_plan(&arena, backend);
+    for (int64_t i = 0; i < dit->size.layers; i++) {
+        CvLoader loader = into(dit, &arena);
+
+        arena.used = 0;
+        layer = dit->layers[i];
+        cv_dit_load_layer(dit, &loader, &layer, i);
+    }
+    backend->planning = 0;
+    return arena.peak;
+}
+
 int cv_dit_stream_layers(CvDit *dit, int64_t bytes)
 {
     const size_t before = dit->arena.peak;
@@ -28,6 +57,8 @@ int cv_dit_stream_layers(CvDit *dit, int64_t bytes)
 
     if (dit->arena.base || !dit->loader.weights)
         return 0;
+    if (dit->resident == dit->size.layers)
+        dit->layer_bytes = measure_layers(dit);
     while (dit->resident && (int64_t)(before - dit->arena.peak) < bytes)
         dit->arena.peak = dit->layers[--dit->resident].before;
     return dit->resident < all;
@@ -60,16 +91,6 @@ int64_t cv_dit_streamed_bytes(const CvDit *dit)
     return bytes;
 }
 
-/* A loader into scratch. */
-static CvLoader into(const CvDit *dit, CvArena *arena)
-{
-    CvLoader loader = dit->loader;
-
-    loader.arena    = arena;
-    loader.streamed = 1;
-    return loader;
-}
-
 int cv_dit_get_text(const CvDit *dit, CvRun *run, CvDitText *text)
 {
     CvLoader loader = into(dit, run->arena);
@@ -88,14 +109,41 @@ int cv_dit_get_text_layer(const CvDit *dit, CvRun *run, int64_t number,
         ? cv_dit_load_text_layer(dit, &loader, layer, number) : 0;
 }
 
-int cv_dit_get_layer(const CvDit *dit, CvRun *run, int64_t number,
+int cv_dit_take_slots(const CvDit *dit, CvRun *run, CvArena slots[2])
+{
+    int err = 0;
+
+    for (int i = 0; i < 2 && !err && dit->resident < dit->size.layers; i++) {
+        CvTensor room = CV_TENSOR(NULL, CV_U8, (int64_t)dit->layer_bytes);
+
+        err = cv_arena_tensor(run->arena, &room);
+        slots[i] = (CvArena){ .backend = run->backend, .base = room.data,
+                              .size = dit->layer_bytes };
+    }
+    return err;
+}
+
+int cv_dit_mark(const CvDit *dit, int64_t number)
+{
+    return number < dit->resident || number >= dit->size.layers
+        ? 0 : cv_mark(dit->loader.backend);
+}
+
+int cv_dit_get_layer(const CvDit *dit, CvArena *slot, int64_t number,
                      CvDitLayer *layer)
 {
-    CvLoader loader = into(dit, run->arena);
+    CvLoader loader = into(dit, slot);
+    int err, off;
 
     *layer = dit->layers[number];
-    return number < dit->resident
-        ? 0 : cv_dit_load_layer(dit, &loader, layer, number);
+    if (number < dit->resident)
+        return 0;
+    slot->used = 0;
+    err = cv_ahead(loader.backend, 1);
+    if (!err)
+        err = cv_dit_load_layer(dit, &loader, layer, number);
+    off = cv_ahead(loader.backend, 0);
+    return err ? err : off;
 }
 
 int cv_dit_plan_streamed(const CvDit *dit)
@@ -113,7 +161,7 @@ int cv_dit_plan_streamed(const CvDit *dit)
     for (int64_t i = 0; i < dit->size.layers && !err; i++) {
         err = cv_dit_get_text_layer(dit, &run, i, &text_layer);
         if (!err)
-            err = cv_dit_get_layer(dit, &run, i, &layer);
+            err = cv_dit_get_layer(dit, &arena, i, &layer);
     }
     backend->planning = 0;
     return err;

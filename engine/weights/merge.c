@@ -188,6 +188,9 @@ int cv_loras_merge(CvLoader *l, const CvMatrix *m, const CvEntry *e,
         deltas[i].applied = 1;
     }
     err = take_scratch(l, used + most, &scratch);
+    /* Operations follow, whose scratch the next upload may write. */
+    if (!err)
+        err = cv_ahead(l->backend, 0);
     if (!err && !l->backend->planning)
         err = merge(l, m, e, deltas, n, step, used, scratch);
     if (l->streamed)

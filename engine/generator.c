@@ -129,7 +129,10 @@ static int encode(CvGenerator *g, const CvTensor *embeds, const int32_t *ids)
 
     if (cache && (err = cv_text_cache_load(cache, backend, embeds, ids)))
         return err < 0 ? err : 0;
-    if ((err = cv_umt5_forward(g->model->umt5, &g->run, embeds, ids)) < 0 ||
+    err = cv_first_text_take(g->model->first_text, backend, embeds, ids);
+    if (!err)
+        err = cv_umt5_forward(g->model->umt5, &g->run, embeds, ids);
+    if (err < 0 ||
         (err = check_values(g, embeds, "text encoder",
                             g->model->files.text_encoder)) < 0)
         return err;

@@ -191,6 +191,10 @@ int cv_model_open(CvModel *model, const CausvidSettings *settings,
     model->backend = backend;
     if (!wanted.model)
         wanted.model = default_model();
+    if (!(model->first_text = calloc(1, sizeof(*model->first_text)))) {
+        err = cv_fail_memory(log, sizeof(*model->first_text), "a prompt");
+        goto fail;
+    }
     /* Which words a prompt has does not matter there, only their number. */
     if (cv_random_is(wanted.model) && !wanted.tokenizer)
         wanted.tokenizer = default_model();
@@ -223,6 +227,30 @@ fail:
     return err;
 }
 
+/* The ids of a prompt, cut, and their number; 0, and no line, where it cannot be
+ * had. */
+static int64_t quiet_tokens(const CvModel *model, const char *prompt,
+                            int32_t ids[CV_MAX_TOKENS])
+{
+    char *cleaned = NULL;
+    int64_t n = 0;
+
+    if (!prompt || cv_clean_prompt(&cleaned, prompt, NULL) < 0 || !*cleaned ||
+        cv_tokenizer_encode(model->tokenizer, cleaned, ids, &n, NULL) < 0)
+        n = 0;
+    free(cleaned);
+    return n < CV_MAX_TOKENS ? n : CV_MAX_TOKENS;
+}
+
+static int begin_first_text(CvModel *model, const CausvidClip *first)
+{
+    int32_t ids[CV_MAX_TOKENS];
+    const int64_t n = first ? quiet_tokens(model, first->prompt, ids) : 0;
+
+    return n ? cv_first_text_begin(model->first_text, model->backend,
+                                   model->umt5, ids, n, model->log) : 0;
+}
+
 static int load(CvModel *model, const CausvidClip *first,
                 char why[CV_WHY_SIZE])
 {
@@ -232,8 +260,10 @@ static int load(CvModel *model, const CausvidClip *first,
         return err;
     if (!(err = cv_budget_open(model, first, why)) &&
         !(err = cv_umt5_load(model->umt5)) &&
+        !(err = begin_first_text(model, first)) &&
         !(err = cv_dit_load(model->dit)))
         err = cv_vae_load(model->vae);
+    err = cv_first_text_end(model->first_text, model->backend, err);
     cv_leave(model->backend);
     return err;
 }
@@ -266,6 +296,10 @@ void cv_model_close(CvModel *model)
     cv_vae_close(&model->vae);
     cv_dit_close(&model->dit);
     cv_text_cache_close(&model->cache);
+    if (model->first_text)
+        cv_first_text_free(model->first_text);
+    free(model->first_text);
+    model->first_text = NULL;
     cv_umt5_close(&model->umt5);
     cv_tokenizer_close(&model->tokenizer);
     if (entered)
@@ -283,17 +317,10 @@ size_t cv_model_bytes(const CvModel *model)
 static int has_prompt(const CvModel *model, const char *prompt)
 {
     int32_t ids[CV_MAX_TOKENS];
-    char *cleaned = NULL;
-    int64_t n;
-    int found = prompt && cv_clean_prompt(&cleaned, prompt, NULL) >= 0 &&
-                cv_tokenizer_encode(model->tokenizer, cleaned, ids, &n,
-                                    NULL) >= 0 &&
-                cv_text_cache_has(model->cache, ids,
-                                  n < CV_MAX_TOKENS ? n : CV_MAX_TOKENS,
-                                  cv_umt5_dim(model->umt5));
+    const int64_t n = quiet_tokens(model, prompt, ids);
 
-    free(cleaned);
-    return found;
+    return n > 0 && cv_text_cache_has(model->cache, ids, n,
+                                      cv_umt5_dim(model->umt5));
 }
 
 int cv_model_has_prompts(const CvModel *model, const CausvidClip *args)

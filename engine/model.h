@@ -8,6 +8,7 @@
 #define CV_MODEL_H
 
 #include "dit/dit.h"
+#include "first_text.h"
 #include "recipe.h"
 #include "text/cache.h"
 #include "text/text.h"
@@ -20,6 +21,7 @@ typedef struct CvModel {
     CvTokenizer *tokenizer;
     CvUmt5 *umt5;
     CvTextCache *cache; /* of prompts, or NULL */
+    CvFirstText *first_text;
     CvDit *dit;
     CvVae *vae;
     CvRecipe recipe;

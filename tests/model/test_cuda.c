@@ -42,7 +42,7 @@ static void write_log(void *cookie, enum CausvidLogLevel level,
 
     if (level == CAUSVID_LOG_ERROR && !lines->n_errors++)
         vsnprintf(lines->error, sizeof(lines->error), format, args);
-    else if (level == CAUSVID_LOG_INFO)
+    else if (level == CAUSVID_LOG_INFO || strstr(format, "encoded while"))
         vsnprintf(lines->info + used, sizeof(lines->info) - used, format,
                   args);
 }
@@ -321,6 +321,7 @@ static void test_refusals(void)
 /* Of random numbers; also "random:tiny-fp8". */
 static const char *tiny = "random:tiny";
 static enum CausvidPrecision precision;
+static int unannounced; /* the clip, when the model is opened */
 static int64_t attention8_bytes; /* what the backend takes for that */
 
 /* The frames of a clip of it as one hash; 0 where it is refused. */
@@ -352,7 +353,7 @@ static uint64_t run_tiny(enum CausvidDevice device, int64_t vram,
     s.tokenizer  = tokenizer;
     s.device     = device;
     s.vram_bytes = vram;
-    s.clip       = &clip;
+    s.clip       = unannounced ? NULL : &clip;
     s.log        = write_log;
     s.cookie     = lines;
     if (causvid_open(&cv, &s) < 0)
@@ -403,6 +404,13 @@ static void test_budgets(void)
     whole = run_within(0, &lines);
     ok(whole && !strstr(lines.info, streamed), "without a budget: %s",
        lines.info);
+    ok(strstr(lines.info, "encoded while") != NULL, "its prompt is encoded "
+       "while the other networks are loaded");
+    unannounced = 1;
+    hash = run_within(0, &lines);
+    ok(hash == whole && !strstr(lines.info, "encoded while"), "the same bytes "
+       "where it is not known then");
+    unannounced = 0;
     ok(!run_within(own + 1000, &lines) && lines.n_errors == 1 &&
        !strncmp(lines.error, tiny, strlen(tiny)) &&
        sscanf(lines.error + strlen(tiny), " needs %d MB of GPU memory for "

@@ -205,7 +205,8 @@ typedef struct CausvidSettings {
      * The clip that will be started first, or NULL: the recipe's. What it asks
      * of memory decides how the model is loaded on a GPU, and too little is
      * said before loading. With `cache` its prompts are looked up: where they
-     * are kept, the text encoder is not loaded. Other clips may follow.
+     * are kept, the text encoder is not loaded. On a GPU its prompt is
+     * encoded while the rest is loaded. Other clips may follow.
      */
     const struct CausvidClip *clip;
 

@@ -529,31 +529,32 @@ template <int n> static inline void cv_wgmma_wait(EMULATOR_HERE)
 
 template <int n> static inline void cv_wgmma_hold(float (&)[n]) {}
 
-static inline void cv_wgmma_n176(float d[88], uint64_t a, uint64_t b, int add,
-                                 EMULATOR_HERE)
+/* Both operands in shared memory. finish: of other types than bf16, or NULL. */
+static inline void emulator_product(float *d, int n, uint64_t a, uint64_t b,
+                                    int add, void (*finish)(EmulatorWgmma *),
+                                    EmulatorPlace place)
 {
     EmulatorWgmma w = {};
 
-    emulator_collective(emulator_nothing, nullptr, 0xffffffffu,
-                        EMULATOR_AT("wgmma"));
+    emulator_collective(emulator_nothing, nullptr, 0xffffffffu, place);
     w.a_operand = a;
     w.b_operand = b;
     w.add = add;
-    emulator_issue(d, 176, w);
+    w.finish = finish;
+    emulator_issue(d, n, w);
+}
+
+static inline void cv_wgmma_n176(float d[88], uint64_t a, uint64_t b, int add,
+                                 EMULATOR_HERE)
+{
+    emulator_product(d, 176, a, b, add, nullptr, EMULATOR_AT("wgmma"));
 }
 
 template <int kN>
 static inline void cv_wgmma_add(float *d, uint64_t a, uint64_t b,
                                 EMULATOR_HERE)
 {
-    EmulatorWgmma w = {};
-
-    emulator_collective(emulator_nothing, nullptr, 0xffffffffu,
-                        EMULATOR_AT("wgmma"));
-    w.a_operand = a;
-    w.b_operand = b;
-    w.add = 1;
-    emulator_issue(d, kN, w);
+    emulator_product(d, kN, a, b, 1, nullptr, EMULATOR_AT("wgmma"));
 }
 
 static inline void cv_wgmma_n128_rt(float d[64], const uint32_t a[4],

@@ -91,15 +91,8 @@ static inline void emulator_finish_s8(EmulatorWgmma *w)
 static inline void cv_wgmma_s8_n192(int d[96], uint64_t a, uint64_t b, int add,
                                     EMULATOR_HERE)
 {
-    EmulatorWgmma w = {};
-
-    emulator_collective(emulator_nothing, nullptr, 0xffffffffu,
-                        EMULATOR_AT("wgmma"));
-    w.a_operand = a;
-    w.b_operand = b;
-    w.add = add;
-    w.finish = emulator_finish_s8;
-    emulator_issue((float *)d, 192, w);
+    emulator_product((float *)d, 192, a, b, add, emulator_finish_s8,
+                     EMULATOR_AT("wgmma"));
 }
 
 __attribute__((no_sanitize("address", "undefined")))
@@ -183,15 +176,8 @@ static inline void cv_wgmma_e4m3_n136_r(float d[68], const uint32_t a[4],
 static inline void cv_wgmma_e4m3_n192(float d[96], uint64_t a, uint64_t b,
                                       int add, EMULATOR_HERE)
 {
-    EmulatorWgmma w = {};
-
-    emulator_collective(emulator_nothing, nullptr, 0xffffffffu,
-                        EMULATOR_AT("wgmma"));
-    w.a_operand = a;
-    w.b_operand = b;
-    w.add = add;
-    w.finish = emulator_finish_e4m3;
-    emulator_issue(d, 192, w);
+    emulator_product(d, 192, a, b, add, emulator_finish_e4m3,
+                     EMULATOR_AT("wgmma"));
 }
 
 static inline uint32_t emulator_to_e4m3(float x)

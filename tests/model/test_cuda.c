@@ -470,6 +470,14 @@ static void test_narrow(void)
     attention8_bytes = CV_CUDA_ATTENTION8_BYTES;
     test_budgets();
     unsetenv("EMULATED_CAPABILITY");
+    precision = CAUSVID_PRECISION_AUTO;
+    attention8_bytes = 0;
+    /* Uploads beside operations: layers that are streamed, the first prompt. */
+    setenv("CAUSVID_CUDA_TRIALS", "1", 1);
+    ok(run_tiny(CAUSVID_DEVICE_CUDA, 0, &lines) == wide, "trials: the same "
+       "bytes");
+    test_budgets();
+    unsetenv("CAUSVID_CUDA_TRIALS");
 }
 
 int main(int argc, char **argv)

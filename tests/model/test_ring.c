@@ -126,8 +126,9 @@ int main(int argc, char **argv)
     for (int64_t i = 0; i < BLOCKS; i++) {
         double error = error_of(&got, &want, i);
 
-        /* Of random weights: attention counts for little. */
-        ok(error > 0 && error < 0.02, "block %lld: %.4f from bf16",
+        /* Of random weights: attention counts for little. The emulator gives
+         * 0.0049 at most; a GPU's exponentials are others. */
+        ok(error > 0 && error < 0.01, "block %lld: %.4f from bf16",
            (long long)i, error);
     }
     ok(!memcmp(got.latents, again.latents,

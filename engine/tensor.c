@@ -49,25 +49,39 @@ int cv_mul_size(int64_t a, int64_t b, int64_t *product)
     return __builtin_mul_overflow(a, b, product) ? -1 : 0;
 }
 
-int64_t cv_elements(const CvTensor *t)
+/* The product of the dimensions that are not 0: no stride is more, and none of
+ * them may overflow because a tensor is empty. -1: it does, or one is negative. */
+static int64_t extent(const CvTensor *t, int *empty)
 {
     int64_t n = 1;
 
+    *empty = 0;
     for (int i = 0; i < t->n_dims; i++)
-        if (cv_mul_size(n, t->dim[i], &n) < 0)
+        if (!t->dim[i])
+            *empty = 1;
+        else if (cv_mul_size(n, t->dim[i], &n) < 0)
             return -1;
     return n;
+}
+
+int64_t cv_elements(const CvTensor *t)
+{
+    int empty;
+    int64_t n = extent(t, &empty);
+
+    return n < 0 ? -1 : empty ? 0 : n;
 }
 
 int64_t cv_tensor_bytes(const CvTensor *t)
 {
     const int block = cv_type_block(t->type);
-    int64_t n = cv_elements(t);
+    int empty;
+    int64_t n = extent(t, &empty);
 
-    if (n < 0 || n % block ||
+    if (n < 0 || (!empty && n % block) ||
         cv_mul_size(n / block, (int64_t)cv_type_bytes(t->type), &n) < 0)
         return -1;
-    return n;
+    return empty ? 0 : n;
 }
 
 int64_t cv_row_elements(const CvTensor *t)

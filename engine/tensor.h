@@ -66,11 +66,12 @@ int cv_type_block(CvType type);
 /* Name as in safetensors and GGUF files: "F32", "BF16", "Q4_K", ... */
 const char *cv_type_name(CvType type);
 
-/* Number of elements, 1 for a scalar; -1 when it overflows int64_t or when a
- * dimension is negative. */
+/* Number of elements, 1 for a scalar; -1 when a dimension is negative, or when
+ * the product of those that are not 0 overflows int64_t. */
 int64_t cv_elements(const CvTensor *t);
 
-/* Bytes of the whole tensor; -1 as above, or when blocks do not fill it. */
+/* Bytes of the whole tensor; -1 as above, or when blocks do not fill it. What
+ * passes has strides that count in bytes, be it empty. */
 int64_t cv_tensor_bytes(const CvTensor *t);
 
 /* Product of all dimensions but the first (the size of one row). */

@@ -50,6 +50,8 @@ def weights():
     save("safetensors", "shapes", container(
         [("scalar", "F32", []), ("empty", "F32", [0, 3]),
          ("eight", "U8", [1, 2, 1, 1, 1, 1, 1, 2])], pad=3))
+    save("safetensors", "empty-large", container(
+        [("w", "F32", [0, 1 << 40, 1 << 32])]))
     save("safetensors", "none", container([]))
     save("safetensors", "titled", container([("a", "F32", [2])], {
         "modelspec.title": "CausVid \u0001", "modelspec.architecture": "wan",
@@ -512,6 +514,8 @@ def torch_files():
             "stride": tensor(stride=(3, 1)),
             "stride-overflow": tensor(stride=(2 ** 62, 1)),
             "size-overflow": tensor(size=(2 ** 40, 2 ** 40)),
+            "size-empty": tensor(size=(0, 2 ** 40, 2 ** 32),
+                                 stride=(1, 1, 1)),
             "expanded": tensor(size=(4, 2), stride=(0, 1)),
             "no-storage": tensor(where=storage(4, key="1")),
             "storage-path": tensor(where=storage(4, key="../data/0")),
@@ -628,6 +632,7 @@ def gguf_files():
     one("dims", ("w", (1,) * 9, 0, 0))
     one("size", ("w", (1 << 40, 1 << 40), 0, 0))
     one("size-negative", ("w", (1 << 63, 0), 0, 0))
+    one("size-empty", ("w", (1 << 32, 1 << 40, 0), 0, 0))
     one("rows", ("w", (16, 4), 2, 0))
     one("outside", ("w", (4, 2), 0, 64))
     one("outside-far", ("w", (4, 2), 0, 2 ** 64 - 32))

@@ -200,6 +200,7 @@ static const struct {
     { "dims", EILSEQ, "'w' has 9 dimensions" },
     { "size", EILSEQ, "'w' F32 [1099511627776, 1099511627776] is larger" },
     { "size-negative", EILSEQ, "'w'|larger than any memory" },
+    { "size-empty", EILSEQ, "'w' F32 [0, 1099511627776, 4294967296] is larger" },
     { "rows", EILSEQ, "'w' Q4_0 [4, 16] has rows that are not whole" },
     { "outside", EILSEQ, "'w' of 32 bytes at 64 is not within" },
     { "outside-far", EILSEQ, "'w' of 32 bytes at 18446744073709551584" },

@@ -268,6 +268,7 @@ static const char *const hostile[][2] = {
     { "tensor-stride", "tensor 'w' reaches beyond its storage" },
     { "tensor-stride-overflow", "tensor 'w' reaches beyond its storage" },
     { "tensor-size-overflow", "tensor 'w' is larger than any memory" },
+    { "tensor-size-empty", "tensor 'w' is larger than any memory" },
     { "tensor-expanded", "tensor 'w' has more elements than its storage" },
     { "tensor-no-storage", "tensor 'w' lies in a storage that is not there" },
     { "tensor-storage-path", "tensor 'w' lies in a storage that is not there" },

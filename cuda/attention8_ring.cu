@@ -38,8 +38,8 @@ static Cv8 find_ring(const CvRing *ring)
 
 int64_t cv_cuda_ring_bytes(CvBackend *b, const CvRing *ring)
 {
-    return cv_cuda(b)->trials ? cv_ring8_bytes(cv_cuda(b)->attention8, ring)
-                              : 0;
+    return cv_cuda(b)->trials & CV_TRIAL_RING8
+               ? cv_ring8_bytes(cv_cuda(b)->attention8, ring) : 0;
 }
 
 /* Rows [first, first + n) of the block; the first one goes to a group of the

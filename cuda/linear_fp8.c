@@ -202,7 +202,8 @@ int cv_cuda_linear_fp8(CvCuda *cuda, const CvLinear *a)
                        "than this backend has room for", (long long)o);
     if (!a->out_scale)
         return run(cuda, a);
-    err = cuda->trials ? cv_cuda_product8(cuda, a) : CAUSVID_ERR(ENOSYS);
+    err = cuda->trials & CV_TRIAL_PRODUCT8 ? cv_cuda_product8(cuda, a)
+                                           : CAUSVID_ERR(ENOSYS);
     return err == CAUSVID_ERR(ENOSYS) ? run_narrow(cuda, a) : err;
 }
 

@@ -147,7 +147,7 @@ int cv_cuda_mark(CvBackend *b)
 {
     CvCuda *cuda = cv_cuda(b);
 
-    return cuda->trials ? cv_cuda_check(cuda, cudaEventRecord(
+    return cuda->trials & CV_TRIAL_UPLOADS ? cv_cuda_check(cuda, cudaEventRecord(
                cuda->host->marked, cuda->stream), "an upload") : 0;
 }
 
@@ -158,7 +158,7 @@ int cv_cuda_ahead(CvBackend *b, int on)
     struct CvCudaHost *host = cuda->host;
     cudaError_t error;
 
-    if (!cuda->trials || on == (host->engine != NULL))
+    if (!(cuda->trials & CV_TRIAL_UPLOADS) || on == (host->engine != NULL))
         return 0;
     if (on) {
         error = cudaStreamWaitEvent(host->ring.stream, host->marked, 0);

@@ -9,6 +9,7 @@
  */
 #define _GNU_SOURCE /* dladdr, secure_getenv */
 #include <dlfcn.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +19,38 @@
 
 #define MODULE "libcausvid_cuda.so"
 #define PATH_BYTES 4096
+
+int cv_trials(unsigned *trials, CvLog *log)
+{
+    static const struct {
+        const char *name;
+        unsigned trials;
+    } list[] = {
+        { "1", CV_TRIALS_ALL },
+        { "product8", CV_TRIAL_PRODUCT8 },
+        { "ring8", CV_TRIAL_RING8 },
+        { "uploads", CV_TRIAL_UPLOADS },
+    };
+    const char *at = getenv("CAUSVID_CUDA_TRIALS");
+    unsigned found;
+
+    for (*trials = 0; at && *at; *trials |= found) {
+        size_t length = strcspn(at, ",");
+
+        found = 0;
+        for (size_t i = 0; i < sizeof(list) / sizeof(list[0]); i++)
+            if (strlen(list[i].name) == length &&
+                !strncmp(list[i].name, at, length))
+                found = list[i].trials;
+        if (!found)
+            return cv_fail(log, EINVAL, "CAUSVID_CUDA_TRIALS: '%.*s' is no "
+                           "trial; expected 1 for all, or some of product8, "
+                           "ring8, uploads with commas between them",
+                           (int)(length < 40 ? length : 40), at);
+        at += length + (at[length] == ',');
+    }
+    return 0;
+}
 
 /* The folder of the library or program that this function is part of, with a
  * slash at its end; "" when it cannot be told. */

@@ -14,7 +14,7 @@
 
 /* Changes when CvCudaSettings, CvBackend, CvOps or the arguments of an
  * operation do: a module of another version is refused. */
-#define CV_CUDA_ABI 11
+#define CV_CUDA_ABI 12
 
 /* Device memory that an open backend takes for itself; weights and clips come
  * on top, and what CUDA and its libraries need for their code. */
@@ -92,6 +92,22 @@ typedef enum CvFp8 {
     CV_FP8_ALL,      /* and all weights of blocks become fp8 */
 } CvFp8;
 
+/*
+ * Code that no GPU has run yet, and that is used only where it is asked for
+ * (docs/kernels.md, Trials): by the environment variable CAUSVID_CUDA_TRIALS,
+ * "1" for all or names separated by commas, and by tests.
+ */
+typedef enum CvTrials {
+    CV_TRIAL_PRODUCT8 = 1 << 0, /* "product8": a product that ends in fp8 */
+    CV_TRIAL_RING8    = 1 << 1, /* "ring8": a causal ring in 8 bits */
+    CV_TRIAL_UPLOADS  = 1 << 2, /* "uploads": beside operations */
+    CV_TRIALS_ALL     = (1 << 3) - 1,
+} CvTrials;
+
+/* What the environment asks for. EINVAL: a name that is none; log may be
+ * NULL. */
+int cv_trials(unsigned *trials, CvLog *log);
+
 /* How to open the CUDA backend. */
 typedef struct CvCudaSettings {
     int abi;              /* CV_CUDA_ABI; stays the first field */
@@ -103,7 +119,7 @@ typedef struct CvCudaSettings {
     int generic;          /* no sm_90a kernels, even where they would run */
     CvAttention8 attention8;
     CvFp8 fp8;            /* without float32 */
-    int trials;           /* also kernels that no GPU has run yet */
+    unsigned trials;      /* CvTrials */
 } CvCudaSettings;
 
 /* The module's entry, cv_cuda_open(). ENODEV (no usable device, or a module of

@@ -36,7 +36,6 @@ static int open_cuda(CvModel *model, const CausvidSettings *settings)
         .fp8 = settings->precision == CAUSVID_PRECISION_FP8 ? CV_FP8_ALL :
                settings->precision == CAUSVID_PRECISION_AUTO ? CV_FP8_PRODUCTS
                                                              : CV_FP8_NEVER,
-        .trials = getenv("CAUSVID_CUDA_TRIALS") != NULL,
         .attention8 = settings->precision == CAUSVID_PRECISION_FP8
                           ? CV_ATTENTION8_PAYS : CV_ATTENTION8_NEVER,
     };
@@ -53,6 +52,9 @@ static int open_cuda(CvModel *model, const CausvidSettings *settings)
     if (settings->vram_bytes < 0)
         return cv_fail(log, EINVAL, "vram=%lld: expected bytes, or 0 for what "
                        "is free", (long long)settings->vram_bytes);
+    err = cv_trials(&cuda.trials, log);
+    if (err < 0)
+        return err;
     err = cv_device_open(&model->backend, &cuda, why, log);
     if (err == CAUSVID_ERR(ENODEV) || err == CAUSVID_ERR(ENOSYS)) {
         if (wanted)

@@ -67,11 +67,14 @@ static int null_zero(CvBackend *b, const CvTensor *t)
     return 0;
 }
 
-/* As where a GPU multiplies fp8, and trials are asked for. */
+/* As where a GPU multiplies fp8, and this trial is asked for. */
 static int64_t null_ring_bytes(CvBackend *b, const CvRing *ring)
 {
+    unsigned trials = 0;
+
+    cv_trials(&trials, NULL);
     return cv_ring8_bytes(b->narrow && cv_type_is_fp8(b->product) &&
-                                  getenv("CAUSVID_CUDA_TRIALS")
+                                  trials & CV_TRIAL_RING8
                               ? CV_ATTENTION8_PAYS : CV_ATTENTION8_NEVER,
                           ring);
 }

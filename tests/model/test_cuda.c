@@ -473,10 +473,14 @@ static void test_narrow(void)
     precision = CAUSVID_PRECISION_AUTO;
     attention8_bytes = 0;
     /* Uploads beside operations: layers that are streamed, the first prompt. */
-    setenv("CAUSVID_CUDA_TRIALS", "1", 1);
+    setenv("CAUSVID_CUDA_TRIALS", "uploads", 1);
     ok(run_tiny(CAUSVID_DEVICE_CUDA, 0, &lines) == wide, "trials: the same "
        "bytes");
     test_budgets();
+    setenv("CAUSVID_CUDA_TRIALS", "uploads,upload", 1);
+    ok(!run_tiny(CAUSVID_DEVICE_CUDA, 0, &lines) &&
+       strstr(lines.error, "'upload' is no trial"), "no trial: %s",
+       lines.error);
     unsetenv("CAUSVID_CUDA_TRIALS");
 }
 

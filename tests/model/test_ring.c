@@ -73,7 +73,7 @@ static Run run_model(CvAttention8 attention8, int64_t blocks)
 {
     CausvidSettings settings;
     CvCudaSettings cuda = { .abi = CV_CUDA_ABI, .attention8 = attention8,
-                            .trials = 1 };
+                            .trials = CV_TRIAL_RING8 };
     char why[CV_WHY_SIZE];
     CvBackend *backend;
     CvGenerator g;

@@ -119,7 +119,7 @@ typedef struct Backend {
 #define EIGHT_BITS                                                         \
     .cuda.attention8 = CV_ATTENTION8_ALWAYS, .tests = attention8_tests
 #define RING                                                               \
-    .cuda.attention8 = CV_ATTENTION8_ALWAYS, .cuda.trials = 1,             \
+    .cuda.attention8 = CV_ATTENTION8_ALWAYS, .cuda.trials = CV_TRIALS_ALL, \
     .tests = ring8_tests
 static const Backend backends[] = {
     { "cpu", 3e-6, .kernels = NULL },
@@ -138,8 +138,8 @@ static const Backend backends[] = {
     { "cuda fp8 (emulated)", .where = EMULATED, CUDA, .capability = 90,
       .cuda.fp8 = CV_FP8_ALL, .ops = NARROW },
     { "cuda fp8, trials (emulated)", .where = EMULATED, CUDA,
-      .capability = 90, .cuda.fp8 = CV_FP8_ALL, .cuda.trials = 1,
-      .tests = narrow_tests },
+      .capability = 90, .cuda.fp8 = CV_FP8_ALL,
+      .cuda.trials = CV_TRIALS_ALL, .tests = narrow_tests },
     { "cuda bf16", .where = ON_GPU, CUDA },
     { "cuda bf16, generic kernels", .where = ON_GPU, CUDA,
       .cuda.generic = 1 },
@@ -149,7 +149,7 @@ static const Backend backends[] = {
     { "cuda fp8", .where = ON_GPU, CUDA, .cuda.fp8 = CV_FP8_ALL,
       .ops = NARROW },
     { "cuda fp8, trials", .where = ON_GPU, CUDA, .cuda.fp8 = CV_FP8_ALL,
-      .cuda.trials = 1, .tests = narrow_tests },
+      .cuda.trials = CV_TRIALS_ALL, .tests = narrow_tests },
 };
 enum { N_BACKENDS = sizeof(backends) / sizeof(backends[0]) };
 

@@ -22,6 +22,15 @@ static int64_t most(const CvMemory *m)
     return all < m->budget ? all : m->budget;
 }
 
+/* What streaming is to keep it within: where only what is free decides, some of
+ * that is left to others. Encoders and filters take theirs after us, and fail
+ * without it. */
+static int64_t goal(const CvMemory *m)
+{
+    return m->budget < INT64_MAX || m->room == INT64_MAX
+               ? most(m) : most(m) - CV_BUDGET_SPARE;
+}
+
 static const char *limit_text(const CvMemory *m)
 {
     return most(m) == m->budget ? "vram= allows" : "there are";
@@ -114,10 +123,13 @@ int cv_budget_open(CvModel *model, const CausvidClip *first,
         return err;
     resident += m.taken;
     /* Of a very small model a layer's scratch can be more than all of it. */
-    for (needed = least = resident; needed > most(&m);
+    for (needed = least = resident; needed > goal(&m);
          least = needed < least ? needed : least) {
-        if (!stream_more(model, needed - most(&m)))
+        if (!stream_more(model, needed - goal(&m))) {
+            if (needed <= most(&m))
+                break;
             return refuse(model, &clip, &m, resident, least, why);
+        }
         if ((err = plan(&needed, model, &clip)) < 0)
             return err;
         needed += m.taken;

@@ -8,8 +8,9 @@
  * text encoder, then the transformer's weights for text; when the model is
  * opened, before anything is loaded, and again when a clip needs more. Where even
  * that is not enough for the first clip, so are as many layers of the transformer
- * as it takes, which each pass then reads. What does not fit even so is refused
- * with the figures. Where the cache has what the first clip needs of the text
+ * as it takes, which each pass then reads. When a model is opened without a
+ * budget, that keeps CV_BUDGET_SPARE of what is free, as far as it can. What does
+ * not fit even so is refused with the figures. Where the cache has what the first clip needs of the text
  * encoder, that is streamed in any case, and so not loaded.
  */
 #ifndef CV_BUDGET_H
@@ -17,6 +18,9 @@
 
 #include "device.h"
 #include "generator.h"
+
+/* For whoever else uses the GPU: NVENC, scale_cuda, a desktop. */
+#define CV_BUDGET_SPARE ((int64_t)512 << 20)
 
 /* Decide for a model whose weights are not loaded yet. first: the clip to plan
  * for, NULL: the recipe's. ENOMEM: the reason is in `why`, not logged. Or what

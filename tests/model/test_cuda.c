@@ -434,6 +434,7 @@ static void test_budgets(void)
  * device=cuda and a given budget do not. */
 static void test_small_device(void)
 {
+    uint64_t hash;
     Lines lines;
 
     setenv("EMULATED_MEMORY", "150", 1);
@@ -443,6 +444,14 @@ static void test_small_device(void)
     ok(!run_tiny(CAUSVID_DEVICE_CUDA, 0, &lines) && lines.n_errors == 1 &&
        strstr(lines.error, "; there are "), "device=cuda: %s",
        lines.error);
+    /* Of what is free some is left to others, but nothing refused for it. */
+    setenv("EMULATED_MEMORY", "300", 1);
+    hash = run_tiny(CAUSVID_DEVICE_CUDA, 0, &lines);
+    ok(hash && strstr(lines.info, "text encoder streamed"), "300 MB: %s",
+       lines.info);
+    setenv("EMULATED_MEMORY", "2000", 1);
+    ok(run_tiny(CAUSVID_DEVICE_CUDA, 0, &lines) == hash &&
+       !strstr(lines.info, "streamed"), "2000 MB: %s", lines.info);
     unsetenv("EMULATED_MEMORY");
     ok(!run_tiny(CAUSVID_DEVICE_AUTO, CV_CUDA_OWN_BYTES + 1000, &lines) &&
        lines.n_errors == 1 && strstr(lines.error, "vram= allows 142 MB"),

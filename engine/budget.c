@@ -8,11 +8,6 @@
 
 #include "budget.h"
 
-static int is_limited(const CvMemory *m)
-{
-    return m->room < INT64_MAX || m->budget < INT64_MAX;
-}
-
 /* How much `taken` may become. */
 static int64_t most(const CvMemory *m)
 {
@@ -25,10 +20,12 @@ static int64_t most(const CvMemory *m)
 /* What streaming is to keep it within: where only what is free decides, some of
  * that is left to others. Encoders and filters take theirs after us, and fail
  * without it. */
-static int64_t goal(const CvMemory *m)
+static int64_t goal(const CvBudget *b)
 {
+    const CvMemory *m = &b->memory;
+
     return m->budget < INT64_MAX || m->room == INT64_MAX
-               ? most(m) : most(m) - CV_BUDGET_SPARE;
+               ? most(m) : most(m) - b->spare;
 }
 
 static const char *limit_text(const CvMemory *m)
@@ -42,38 +39,28 @@ static long long megabytes(int64_t bytes)
     return (long long)(bytes / 1000000 + !!(bytes % 1000000));
 }
 
-/* needed: the least; resident: with the text encoder in it, 0 where that is out
- * of question. */
-static int refuse(const CvModel *model, const CvClip *clip, const CvMemory *m,
-                  int64_t resident, int64_t needed, char why[CV_WHY_SIZE])
+static int refuse(const CvBudget *b, const CvModel *model, const CvClip *clip,
+                  char why[CV_WHY_SIZE])
 {
+    const CvMemory *m = &b->memory;
     char frames[32] = "an endless clip", with[64] = "", advice[64] = "";
     int n;
 
     if (clip->frames >= 0)
         snprintf(frames, sizeof(frames), "%" PRId64 " frames", clip->frames);
-    if (megabytes(resident) > megabytes(needed))
+    if (megabytes(b->first) > megabytes(b->least))
         snprintf(with, sizeof(with), " (%lld MB if its text encoder is to "
-                 "stay)", megabytes(resident));
-    if (most(m) == m->budget && needed - m->taken <= m->room)
+                 "stay)", megabytes(b->first));
+    if (most(m) == m->budget && b->least - m->taken <= m->room)
         snprintf(advice, sizeof(advice), "vram=%lldM or more, ",
-                 megabytes(needed));
+                 megabytes(b->least));
     n = snprintf(why, CV_WHY_SIZE, "%.80s needs %lld MB of GPU memory for "
                  "%dx%d, %s%s; %s %lld MB: give %s%sa smaller size or a "
-                 "shorter clip", model->recipe.name, megabytes(needed),
+                 "shorter clip", model->recipe.name, megabytes(b->least),
                  clip->width, clip->height, frames, with, limit_text(m),
                  (long long)(most(m) / 1000000), advice,
                  cv_dit_can_narrow(model->dit) ? "precision=fp8, " : "");
     return n < 0 ? CAUSVID_ERR(EINVAL) : CAUSVID_ERR(ENOMEM);
-}
-
-/* Bytes of all weights and the clip, as things are now. */
-static int plan(int64_t *bytes, const CvModel *model, const CvClip *clip)
-{
-    int err = cv_generator_plan(bytes, model, clip, cv_clip_slots(clip));
-
-    *bytes += (int64_t)cv_model_bytes(model);
-    return err;
 }
 
 /* Stream more of the model, for want of so many bytes: 1, or 0 where that cannot
@@ -99,73 +86,46 @@ static const char *streamed_text(const CvModel *model, char text[160])
     return text;
 }
 
-int cv_budget_open(CvModel *model, const CausvidClip *first,
-                   char why[CV_WHY_SIZE])
+int cv_budget_limits(CvBackend *backend)
 {
-    int64_t resident, needed, least;
-    char text[160];
-    CausvidClip recipe;
     CvMemory m;
-    CvClip clip;
-    int err;
+    int err = cv_memory(backend, &m);
 
-    /* A prompt that comes later and is not kept has to be encoded with what is
-     * read from the file then: where all are kept, which is what a cache is
-     * for, the largest of the networks is neither read nor held. */
-    if (cv_model_has_prompts(model, first) && cv_umt5_stream(model->umt5))
-        cv_log(model->log, CAUSVID_LOG_VERBOSE, "text encoder not loaded: the "
-               "cache has the first clip's prompt");
-    causvid_default_clip(&recipe);
-    if ((err = cv_memory(model->backend, &m)) < 0 || !is_limited(&m))
-        return err;
-    if ((err = cv_clip_init(&clip, model, first ? first : &recipe)) < 0 ||
-        (err = plan(&resident, model, &clip)) < 0)
-        return err;
-    resident += m.taken;
-    /* Of a very small model a layer's scratch can be more than all of it. */
-    for (needed = least = resident; needed > goal(&m);
-         least = needed < least ? needed : least) {
-        if (!stream_more(model, needed - goal(&m))) {
-            if (needed <= most(&m))
-                break;
-            return refuse(model, &clip, &m, resident, least, why);
-        }
-        if ((err = plan(&needed, model, &clip)) < 0)
-            return err;
-        needed += m.taken;
-    }
-    if (needed != resident)
-        cv_log(model->log, CAUSVID_LOG_INFO, "%s: %lld MB in place of %lld MB",
-               streamed_text(model, text), megabytes(needed),
-               megabytes(resident));
-    return 0;
+    return err < 0 ? err : m.room < INT64_MAX || m.budget < INT64_MAX;
 }
 
-int cv_budget_clip(const CvModel *model, const CvClip *clip,
-                   const CvArena *arena)
+int cv_budget_fit(CvBudget *b, const CvModel *model, const CvClip *clip,
+                  int64_t bytes, char why[CV_WHY_SIZE])
 {
-    char why[CV_WHY_SIZE], text[160];
-    int64_t needed;
-    CvMemory m;
-    int err = cv_memory(model->backend, &m);
+    CvMemory *m = &b->memory;
+    int err = cv_memory(model->backend, m); /* less, once more is streamed */
 
-    if (err < 0 || !is_limited(&m) || arena->peak <= arena->size)
+    if (err < 0)
         return err;
-    /* What the clip before has is given back first. */
-    m.taken -= (int64_t)arena->size;
-    if (m.room < INT64_MAX)
-        m.room += (int64_t)arena->size;
-    needed = m.taken + (int64_t)arena->peak;
-    if (needed <= most(&m))
+    m->taken -= b->given_back;
+    if (m->room < INT64_MAX)
+        m->room += b->given_back;
+    b->now = m->taken + bytes;
+    if (!b->first)
+        b->first = b->least = b->now;
+    /* Of a very small model a layer's scratch can be more than all of it. */
+    if (b->now < b->least)
+        b->least = b->now;
+    if (b->now <= goal(b))
         return 0;
-    if (!stream_more(model, needed - most(&m))) {
-        err = refuse(model, clip, &m, 0, needed, why);
-        return cv_fail(model->log, -err, "%s", why);
-    }
-    cv_log(model->log, CAUSVID_LOG_INFO, "%s from now on: otherwise this clip "
-           "needs %lld MB, %s %lld MB", streamed_text(model, text),
-           megabytes(needed), limit_text(&m), (long long)(most(&m) / 1000000));
-    return 1;
+    if (stream_more(model, b->now - goal(b)))
+        return 1;
+    return b->now <= most(m) ? 0 : refuse(b, model, clip, why);
+}
+
+void cv_budget_tell(const CvBudget *b, const CvModel *model, const char *when)
+{
+    char text[160];
+
+    if (b->now != b->first)
+        cv_log(model->log, CAUSVID_LOG_INFO, "%s%s: %lld MB in place of %lld "
+               "MB", streamed_text(model, text), when, megabytes(b->now),
+               megabytes(b->first));
 }
 
 int64_t cv_budget_peak(const CvModel *model, const CvArena *arena)

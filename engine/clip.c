@@ -5,13 +5,19 @@
  */
 #include <string.h>
 
-#include "generator.h"
+#include "clip.h"
 
 #define SIZE_MULTIPLE 16
 #define MAX_SIDE      8192
 
 /* Longest bidirectional clip: attention over all of it at once. */
 #define MAX_BIDIRECTIONAL_FRAMES 1025
+
+void causvid_default_clip(CausvidClip *clip)
+{
+    memset(clip, 0, sizeof(*clip));
+    clip->guidance = -1;
+}
 
 static int check_size(CvClip *clip, const CvRecipe *recipe,
                       const CausvidClip *args, CvLog *log)

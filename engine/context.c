@@ -7,6 +7,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "loading.h"
 #include "pipeline.h"
 
 struct CausvidContext {
@@ -42,12 +43,6 @@ const char *causvid_strerror(int error)
 void causvid_default_settings(CausvidSettings *settings)
 {
     memset(settings, 0, sizeof(*settings));
-}
-
-void causvid_default_clip(CausvidClip *clip)
-{
-    memset(clip, 0, sizeof(*clip));
-    clip->guidance = -1;
 }
 
 int causvid_open(CausvidContext **ctx, const CausvidSettings *settings)

@@ -371,6 +371,26 @@ int cv_generator_plan(int64_t *bytes, const CvModel *model, const CvClip *clip,
     return err;
 }
 
+/* Plan it until it fits into the memory; what the clip before has is given back
+ * first. */
+static int fit(CvGenerator *g)
+{
+    CvArena *arena = g->run.arena;
+    char why[CV_WHY_SIZE] = "";
+    CvBudget budget = { .given_back = (int64_t)arena->size };
+    int err;
+
+    do
+        err = plan(g);
+    while (!err && (err = cv_budget_fit(&budget, g->model, &g->clip,
+                                        (int64_t)arena->peak, why)) > 0);
+    if (*why)
+        return cv_fail(g->log, -err, "%s", why);
+    if (!err)
+        cv_budget_tell(&budget, g->model, " from now on");
+    return err;
+}
+
 int cv_generator_open(CvGenerator *g, const CvModel *model, const CvClip *clip,
                       const CvTap *tap, CvArena *arena, int picture_slots)
 {
@@ -380,10 +400,7 @@ int cv_generator_open(CvGenerator *g, const CvModel *model, const CvClip *clip,
     init(g, model, clip, arena, picture_slots);
     if (tap)
         g->tap = *tap;
-    do
-        err = plan(g);
-    while (!err && (err = cv_budget_clip(model, clip, arena)) > 0);
-    if (err < 0 ||
+    if ((err = fit(g)) < 0 ||
         (err = cv_arena_take(arena, g->log, "this clip")) < 0 ||
         (err = build(g)) < 0)
         goto fail;

@@ -9,30 +9,7 @@
 #ifndef CV_GENERATOR_H
 #define CV_GENERATOR_H
 
-#include "model.h"
-
-/* A clip with every default filled in and checked. */
-typedef struct CvClip {
-    int width, height;
-    int64_t frames;        /* -1: endless */
-    int64_t latents;       /* latent frames that hold them; -1: endless */
-    int64_t blocks;        /* -1: endless */
-    int rate_num, rate_den;
-    int64_t seed;
-    int causal;
-    int block_latents;     /* latent frames a block: all of them when the
-                              model is bidirectional */
-    int slots;             /* blocks in the KV cache ring */
-    double guidance;
-    const char *negative_prompt; /* the caller's or the recipe's */
-    CvSchedule schedule;
-} CvClip;
-
-/* EINVAL names the option, its value and the nearest legal one. */
-int cv_clip_init(CvClip *clip, const CvModel *model, const CausvidClip *args);
-
-/* Latents whose frames wait for a reader while the next ones are made. */
-int cv_clip_slots(const CvClip *clip);
+#include "clip.h"
 
 /* Where tensors come from and who looks at them, for tests and traces. */
 typedef struct CvTap {
@@ -101,8 +78,5 @@ int cv_generator_remember(CvGenerator *g, int64_t block);
 /* Where the frames of latent `latent` of the clip are: [time_scale, h, w, 3],
  * for the first latent only one frame counts. */
 CvTensor cv_generator_slot(const CvGenerator *g, int64_t latent);
-
-/* Latent that holds a frame, and the frame's place among the latent's. */
-int64_t cv_latent_of_frame(int64_t frame, int time_scale, int *place);
 
 #endif /* CV_GENERATOR_H */

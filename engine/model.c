@@ -8,7 +8,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "budget.h"
 #include "config.h"
 #include "device.h"
 #include "model.h"
@@ -229,9 +228,7 @@ fail:
     return err;
 }
 
-/* The ids of a prompt, cut, and their number; 0, and no line, where it cannot be
- * had. */
-static int64_t quiet_tokens(const CvModel *model, const char *prompt,
+int64_t cv_model_try_tokens(const CvModel *model, const char *prompt,
                             int32_t ids[CV_MAX_TOKENS])
 {
     char *cleaned = NULL;
@@ -242,53 +239,6 @@ static int64_t quiet_tokens(const CvModel *model, const char *prompt,
         n = 0;
     free(cleaned);
     return n < CV_MAX_TOKENS ? n : CV_MAX_TOKENS;
-}
-
-static int begin_first_text(CvModel *model, const CausvidClip *first)
-{
-    int32_t ids[CV_MAX_TOKENS];
-    const int64_t n = first ? quiet_tokens(model, first->prompt, ids) : 0;
-
-    return n ? cv_first_text_begin(model->first_text, model->backend,
-                                   model->umt5, ids, n, model->log) : 0;
-}
-
-static int load(CvModel *model, const CausvidClip *first,
-                char why[CV_WHY_SIZE])
-{
-    int err = cv_enter(model->backend);
-
-    if (err < 0)
-        return err;
-    if (!(err = cv_budget_open(model, first, why)) &&
-        !(err = cv_umt5_load(model->umt5)) &&
-        !(err = begin_first_text(model, first)) &&
-        !(err = cv_dit_load(model->dit)))
-        err = cv_vae_load(model->vae);
-    err = cv_first_text_end(model->first_text, model->backend, err);
-    cv_leave(model->backend);
-    return err;
-}
-
-int cv_model_load(CvModel *model, const CausvidSettings *settings,
-                  const CausvidClip *first)
-{
-    CvLog *log = model->log;
-    char why[CV_WHY_SIZE] = "";
-    CausvidSettings cpu;
-    int err = load(model, first, why);
-
-    if (!*why)
-        return err;
-    if (!settings || settings->device != CAUSVID_DEVICE_AUTO ||
-        settings->vram_bytes)
-        return cv_fail(log, -err, "%s", why);
-    cv_log(log, CAUSVID_LOG_INFO, "device=auto takes the CPU: %s", why);
-    cpu = *settings;
-    cpu.device = CAUSVID_DEVICE_CPU;
-    cv_model_close(model);
-    err = cv_model_open(model, &cpu, NULL, log);
-    return err < 0 ? err : load(model, first, why);
 }
 
 void cv_model_close(CvModel *model)
@@ -319,7 +269,7 @@ size_t cv_model_bytes(const CvModel *model)
 static int has_prompt(const CvModel *model, const char *prompt)
 {
     int32_t ids[CV_MAX_TOKENS];
-    const int64_t n = quiet_tokens(model, prompt, ids);
+    const int64_t n = cv_model_try_tokens(model, prompt, ids);
 
     return n > 0 && cv_text_cache_has(model->cache, ids, n,
                                       cv_umt5_dim(model->umt5));

@@ -34,13 +34,6 @@ typedef struct CvModel {
 int cv_model_open(CvModel *model, const CausvidSettings *settings,
                   CvBackend *backend, CvLog *log);
 
-/* Load the weights, unless they and the clip that comes first (NULL: the
- * recipe's) are too much for the memory: ENOMEM, and when `settings` leave the
- * device to us and limit no memory, the model is opened and loaded on the CPU
- * instead, which one INFO line tells. settings: those of cv_model_open(), or
- * NULL for this device only. */
-int cv_model_load(CvModel *model, const CausvidSettings *settings,
-                  const CausvidClip *first);
 void cv_model_close(CvModel *model);
 
 /* Bytes of all weights on the backend. */
@@ -56,5 +49,10 @@ int cv_model_has_prompts(const CvModel *model, const CausvidClip *args);
 int cv_model_tokens(const CvModel *model, const char *prompt,
                     const char *option, int may_be_empty,
                     int32_t ids[CV_MAX_TOKENS], int64_t *n);
+
+/* The same where nothing is wrong with it; otherwise, or of NULL, 0 ids and no
+ * line. Returns their number. */
+int64_t cv_model_try_tokens(const CvModel *model, const char *prompt,
+                            int32_t ids[CV_MAX_TOKENS]);
 
 #endif /* CV_MODEL_H */

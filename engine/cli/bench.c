@@ -20,6 +20,7 @@
 #include "budget.h"
 #include "cli.h"
 #include "cpu/threads.h"
+#include "loading.h"
 #include "pipeline.h"
 
 /* Without --runs: so many, or as many as are thought to fit into this time. */

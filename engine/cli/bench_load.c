@@ -15,7 +15,7 @@
 #include <time.h>
 
 #include "bench.h"
-#include "budget.h"
+#include "loading.h"
 #include "config.h"
 #include "info.h"
 #include "system.h"
@@ -54,7 +54,7 @@ static int load_parts(Load *l, int run)
     CvModel *m = &l->model;
     char why[CV_WHY_SIZE] = "";
     double began;
-    int err = cv_budget_open(m, l->clip, why);
+    int err = cv_model_fit(m, l->clip, why);
 
     if (*why)
         return cv_fail(l->log, -err, "%s", why);

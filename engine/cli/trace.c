@@ -13,6 +13,7 @@
 
 #include "cli.h"
 #include "cpu/threads.h"
+#include "loading.h"
 #include "trace_file.h"
 
 typedef struct Trace {

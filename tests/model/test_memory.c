@@ -9,7 +9,9 @@
  * those of a GPU have. tests/model/test_cuda.c does the same with the real one.
  */
 #include "../tap.h"
+#include "budget.h"
 #include "fixture.h"
+#include "loading.h"
 #include "pipeline.h"
 
 enum { MAX_BLOCKS = 16 };
@@ -232,9 +234,12 @@ static void test_boundaries(const char *name, const char *model,
         ok(!at.err && at.hash == whole.hash && streamed(at.info) == parts &&
            at.peak == least, "%lld bytes are enough of a budget",
            (long long)least);
-        at = once(model, INT64_MAX, least, clip);
+        at = once(model, INT64_MAX, least + CV_BUDGET_SPARE, clip);
         ok(!at.err && at.hash == whole.hash && streamed(at.info) == parts &&
-           at.peak == least, "and of memory");
+           at.peak == least, "and of memory, with what is left to others");
+        at = once(model, INT64_MAX, least, clip);
+        ok(!at.err && at.hash == whole.hash && streamed(at.info) == 3,
+           "without it more is streamed, nothing refused");
         at = once(model, least - 1, INT64_MAX, clip);
         if (at.err)
             break;
@@ -278,6 +283,8 @@ static void test_too_small(void)
     ok(once(path, needed * 1000000LL, INT64_MAX, &clip).hash == whole.hash &&
        once(path, (needed - 1) * 1000000LL, INT64_MAX, &clip).err ==
        CAUSVID_ERR(ENOMEM), "%d MB are enough, no less", needed);
+    ok(once(path, INT64_MAX, whole.peak, &clip).hash == whole.hash, "for "
+       "others' sake nothing is streamed that would then not fit");
 }
 
 /* What is streamed is changed by a LoRA each time, in scratch that was planned. */

@@ -10,6 +10,7 @@
 #include "../tap.h"
 #include "device.h"
 #include "generator.h"
+#include "loading.h"
 #include "module.h"
 
 enum { BLOCKS = 3, SLOTS = 2 };

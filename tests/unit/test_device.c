@@ -16,6 +16,7 @@
 
 #include "../tap.h"
 #include "device.h"
+#include "loading.h"
 #include "pipeline.h"
 
 typedef struct Lines {

@@ -15,6 +15,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "dit/internal.h"
 #include "ops_test.h"
 
 typedef struct Bench {
@@ -118,20 +119,20 @@ static void print(const Bench *s, const char *op, double work,
 static void bench_linear(Bench *s, int64_t n, int64_t in, int64_t out,
                          CvEpilogue kind)
 {
-    int gate = kind == CV_EPI_GATE_ADD; /* into the residual stream */
+    const int adds = kind >= CV_EPI_ADD; /* to the residual stream */
     CvType type = s->b->activation;
-    CvTensor *y = TENSOR(s, gate ? CV_F32 : type, n, out);
+    CvTensor *y = TENSOR(s, adds ? CV_F32 : type, n, out);
     CvLinear a = { .out = y, .x = TENSOR(s, type, n, in),
                    .weight = TENSOR(s, s->b->weight, out, in),
                    .bias = TENSOR(s, y->type, out), .epilogue = kind,
-                   .other = gate ? y : NULL,
-                   .mod = gate ? TENSOR(s, CV_F32, 1, 6, out) : NULL };
+                   .other = adds ? y : NULL,
+                   .mod = adds ? TENSOR(s, CV_F32, 1, 6, out) : NULL };
     char text[64];
 
     TIME(s, cv_linear(s->b, &a));
     snprintf(text, sizeof(text), "[%d, %d] x [%d, %d]^T%s", (int)n, (int)in,
              (int)out, (int)in, kind == CV_EPI_GELU ? ", gelu" :
-             gate ? ", gate" : "");
+             kind == CV_EPI_GATE_ADD ? ", gate" : adds ? ", add" : "");
     print(s, "linear", 2.0 * (double)n * (double)in * (double)out, "GFLOP/s",
           text);
     release(s);
@@ -496,9 +497,15 @@ static void bench_linears(Bench *s, int64_t n, int64_t d, int64_t f)
     }
     bench_linear(s, n, d, 3 * d, CV_EPI_NONE);
     bench_linear(s, n, d, d, CV_EPI_NONE);
+    bench_linear(s, n, d, d, CV_EPI_ADD);
     bench_linear(s, n, d, d, CV_EPI_GATE_ADD);
     bench_linear(s, n, d, f, CV_EPI_GELU);
+    bench_linear(s, n, f, d, CV_EPI_ADD);
     bench_linear(s, n, f, d, CV_EPI_GATE_ADD);
+    if (n > CV_DIT_PART_TOKENS) { /* as a clip has it */
+        bench_linear(s, CV_DIT_PART_TOKENS, f, d, CV_EPI_ADD);
+        bench_linear(s, CV_DIT_PART_TOKENS, f, d, CV_EPI_GATE_ADD);
+    }
 }
 
 /* The ceilings: n x n matrices, arrays of so many bytes. */

@@ -20,6 +20,7 @@
 #include "cublasLt.h"
 #include "cuda_bf16.h"
 #include "device_memory.h"
+#include "streams.h"
 
 struct cublasLtContext {
     int unused;
@@ -429,21 +430,59 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(
     return CUBLAS_STATUS_SUCCESS;
 }
 
+/* All of a product that is asked for; the caller may free the rest. */
+struct Product {
+    cublasLtMatmulDescOpaque desc;
+    cublasLtMatrixLayoutOpaque la, lb, lc, ld;
+    const void *a, *b, *c;
+    void *d;
+    double factor, old; /* d = factor * a b + old * c, and so on */
+};
+
+static void multiply(const Product &p)
+{
+    const int tb = p.desc.transb == CUBLAS_OP_T;
+    const int64_t m = (int64_t)p.ld.rows, n = (int64_t)p.ld.columns;
+    const int64_t k = (int64_t)(tb ? p.lb.columns : p.lb.rows);
+    std::vector<double> sums((size_t)m), right((size_t)k);
+
+    for (int64_t j = 0; j < n; j++) {
+        for (int64_t l = 0; l < k; l++)
+            right[(size_t)l] = load(p.b, p.lb.type, (size_t)(
+                tb ? l * p.lb.ld + j : j * p.lb.ld + l));
+        column(&p.desc, m, k, p.a, &p.la, right, p.factor, sums);
+        for (int64_t i = 0; i < m; i++) {
+            size_t to = (size_t)(j * p.ld.ld + i);
+            double y = sums[(size_t)i];
+
+            if (p.desc.scale_mode[0])
+                y *= (double)((const float *)p.desc.scales[0])[i] *
+                     ((const float *)p.desc.scales[1])[j];
+            if (p.old != 0)
+                y += p.old * load(p.c, p.lc.type, (size_t)(j * p.lc.ld + i));
+            if (p.desc.epilogue & CUBLASLT_EPILOGUE_BIAS)
+                y += load(p.desc.bias, bias_type(&p.la, &p.ld), (size_t)i);
+            if (p.desc.epilogue & CUBLASLT_EPILOGUE_GELU)
+                y = gelu(y);
+            if (p.ld.type == CUDA_R_32F)
+                ((float *)p.d)[to] = (float)y;
+            else
+                ((__nv_bfloat16 *)p.d)[to] = __float2bfloat16_rn((float)y);
+        }
+    }
+}
+
 cublasStatus_t cublasLtMatmul(
     cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, const void *alpha,
     const void *a, cublasLtMatrixLayout_t la, const void *b,
     cublasLtMatrixLayout_t lb, const void *beta, const void *c,
     cublasLtMatrixLayout_t lc, void *d, cublasLtMatrixLayout_t ld,
     const cublasLtMatmulAlgo_t *algo, void *workspace, size_t bytes,
-    cudaStream_t)
+    cudaStream_t stream)
 {
     const char *why = problem(desc, la, lb, lc, ld);
     const void *all[] = { a, b, c, d };
-    int tb = desc->transb == CUBLAS_OP_T;
     int biased = desc->epilogue & CUBLASLT_EPILOGUE_BIAS;
-    int64_t m = (int64_t)ld->rows, n = (int64_t)ld->columns;
-    int64_t k = (int64_t)(tb ? lb->columns : lb->rows);
-    std::vector<double> sums((size_t)m), right((size_t)k);
     Algorithm algorithm;
     double factor, old;
 
@@ -483,34 +522,14 @@ cublasStatus_t cublasLtMatmul(
         (bytes && !emulator_is_device_memory(workspace)))
         return refuse(CUBLAS_STATUS_EXECUTION_FAILED,
                       "bias or workspace is not in device memory");
-    emulator_enter();
-    if (bytes) /* what it held is lost */
-        memset(workspace, 0xff, bytes < 4096 ? bytes : 4096);
-    for (int64_t j = 0; j < n; j++) {
-        for (int64_t l = 0; l < k; l++)
-            right[(size_t)l] = load(b, lb->type, (size_t)(
-                tb ? l * lb->ld + j : j * lb->ld + l));
-        column(desc, m, k, a, la, right, factor, sums);
-        for (int64_t i = 0; i < m; i++) {
-            size_t to = (size_t)(j * ld->ld + i);
-            double y = sums[(size_t)i];
-
-            if (desc->scale_mode[0])
-                y *= (double)((const float *)desc->scales[0])[i] *
-                     ((const float *)desc->scales[1])[j];
-            if (old != 0)
-                y += old * load(c, lc->type, (size_t)(j * lc->ld + i));
-            if (biased)
-                y += load(desc->bias, bias_type(la, ld), (size_t)i);
-            if (desc->epilogue & CUBLASLT_EPILOGUE_GELU)
-                y = gelu(y);
-            if (ld->type == CUDA_R_32F)
-                ((float *)d)[to] = (float)y;
-            else
-                ((__nv_bfloat16 *)d)[to] = __float2bfloat16_rn((float)y);
-        }
-    }
-    emulator_leave();
+    emulator_do(stream, [=, p = Product{ *desc, *la, *lb, lc ? *lc : *ld, *ld, a,
+                                         b, c, d, factor, old }] {
+        emulator_enter();
+        if (bytes) /* what it held is lost */
+            memset(workspace, 0xff, bytes < 4096 ? bytes : 4096);
+        multiply(p);
+        emulator_leave();
+    });
     return CUBLAS_STATUS_SUCCESS;
 }
 

@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "emulator.h"
+#include "streams.h"
 #include "device_memory.h"
 
 #if !defined(__x86_64__) || defined(EMULATOR_UCONTEXT)
@@ -128,8 +129,7 @@ static int n_threads, n_ended;
 static Coroutine *ready[MAX_THREADS];
 static int first_ready, n_ready, n_until;
 static const char *kernel_name;
-static void (*kernel)(void *);
-static void *kernel_cookie;
+static const std::function<void()> *kernel;
 static uint64_t order_seed, random_state;
 /* Of the linker: variables that are __shared__; NULL when there are none. */
 extern char __start_cv_shared[] __attribute__((weak, visibility("hidden")));
@@ -389,7 +389,7 @@ static void coroutine_main(void)
 {
     switched();
     for (;;) {
-        kernel(kernel_cookie);
+        (*kernel)();
         current->copies.clear();
         current->state = ENDED;
         n_ended++;
@@ -642,8 +642,8 @@ void emulator_catch_faults(void)
 #endif
 }
 
-void emulator_run(dim3 grid, dim3 block, size_t bytes, const char *name,
-                  void (*run)(void *), void *cookie)
+static void run_kernel(dim3 grid, dim3 block, size_t bytes, const char *name,
+                       const std::function<void()> &run)
 {
     std::lock_guard<std::mutex> lock(launching);
     uint64_t n_blocks = (uint64_t)grid.x * grid.y * grid.z, step = 1, at = 0;
@@ -655,11 +655,7 @@ void emulator_run(dim3 grid, dim3 block, size_t bytes, const char *name,
     blockIdx = { 0, 0, 0 };
     shared_bytes = bytes;
     check_configuration(grid, block, bytes);
-    if (cudaPeekAtLastError() != cudaSuccess)
-        emulator_fail("nobody has asked for the error of an earlier call: the "
-                      "launch would be taken for wrong");
-    kernel = run;
-    kernel_cookie = cookie;
+    kernel = &run;
     make_shared();
     shared = shared_end - bytes - slack;
     n_threads = (int)(block.x * block.y * block.z);
@@ -694,4 +690,15 @@ void emulator_run(dim3 grid, dim3 block, size_t bytes, const char *name,
     }
     emulator_leave();
     kernel_name = NULL;
+}
+
+void emulator_run(cudaStream_t stream, dim3 grid, dim3 block, size_t bytes,
+                  const char *name, std::function<void()> run)
+{
+    if (cudaPeekAtLastError() != cudaSuccess)
+        emulator_fail("nobody has asked for the error of an earlier call: the "
+                      "launch of %s would be taken for wrong", name);
+    emulator_do(stream, [=] {
+        run_kernel(grid, block, bytes, name, run);
+    });
 }

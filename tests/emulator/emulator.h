@@ -15,6 +15,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include <functional>
+
 #include "cuda_runtime.h"
 
 typedef struct EmulatorPlace {
@@ -29,17 +31,15 @@ typedef struct EmulatorPlace {
 
 /* ---- for CV_LAUNCH and CV_DYNAMIC_SHARED ---- */
 
-void emulator_run(dim3 grid, dim3 block, size_t shared, const char *name,
-                  void (*kernel)(void *), void *cookie);
+void emulator_run(cudaStream_t stream, dim3 grid, dim3 block, size_t shared,
+                  const char *name, std::function<void()> kernel);
 
-template <typename F>
-void emulator_launch(dim3 grid, dim3 block, size_t shared, F &&kernel)
+template <typename... P, typename... A>
+void emulator_launch(cudaStream_t stream, dim3 grid, dim3 block, size_t shared,
+                     const char *name, void (*kernel)(P...), A... arguments)
 {
-    emulator_run(grid, block, shared, __PRETTY_FUNCTION__,
-                 [](void *p) {
-                     (*(typename std::remove_reference<F>::type *)p)();
-                 },
-                 (void *)&kernel);
+    emulator_run(stream, grid, block, shared, name,
+                 [=] { kernel(arguments...); });
 }
 
 /* The block's dynamic shared memory, 1024-byte aligned; NaN until written. */

@@ -12,15 +12,17 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 
 #include <atomic>
 #include <map>
+#include <memory>
 #include <mutex>
+#include <vector>
 
-#include "emulator.h"
 #include "device_memory.h"
+#include "emulator.h"
 #include "libcuda.h"
+#include "streams.h"
 
 enum {
     GUARD = 64 << 10,
@@ -42,6 +44,7 @@ struct Allocation {
 
 static std::recursive_mutex lock;
 static std::map<uint8_t *, Allocation> allocations; /* by address of data */
+static std::map<uint8_t *, size_t> pinned; /* host memory */
 static size_t used;
 static int entered;
 static int capability; /* 0: from the environment */
@@ -93,6 +96,22 @@ void emulator_leave(void)
         for (const auto &i : allocations)
             protect(i.first, i.second, 0);
     touch_callers_memory(0);
+}
+
+EmulatedContext *emulator_context(void)
+{
+    return n_contexts ? contexts[n_contexts - 1] : NULL;
+}
+
+void emulator_with_context(EmulatedContext *context,
+                           const std::function<void()> &work)
+{
+    if (n_contexts == 16)
+        emulator_fail("16 contexts are pushed");
+    if (context)
+        contexts[n_contexts++] = context;
+    work();
+    n_contexts -= context != NULL;
 }
 
 struct Entered {
@@ -186,6 +205,8 @@ cudaError_t cudaMalloc(void **data, size_t bytes)
 
 cudaError_t cudaFree(void *data)
 {
+    emulator_drain();
+
     Locked locked;
     auto i = allocations.find((uint8_t *)data);
 
@@ -220,8 +241,13 @@ cudaError_t cudaFreeAsync(void *data, cudaStream_t)
 
 cudaError_t cudaMallocHost(void **data, size_t bytes)
 {
+    Locked locked;
+
     *data = malloc(bytes);
-    return *data ? cudaSuccess : cudaErrorMemoryAllocation;
+    if (!*data)
+        return cudaErrorMemoryAllocation;
+    pinned[(uint8_t *)*data] = bytes;
+    return cudaSuccess;
 }
 
 cudaError_t cudaHostAlloc(void **data, size_t bytes, unsigned)
@@ -231,8 +257,25 @@ cudaError_t cudaHostAlloc(void **data, size_t bytes, unsigned)
 
 cudaError_t cudaFreeHost(void *data)
 {
+    emulator_drain();
+
+    Locked locked;
+
+    pinned.erase((uint8_t *)data);
     free(data);
     return cudaSuccess;
+}
+
+/* Memory that copies of a stream may reach while its owner does other things. */
+static bool is_pinned(const void *p)
+{
+    Locked locked;
+    auto i = pinned.upper_bound((uint8_t *)p);
+
+    if (i == pinned.begin())
+        return false;
+    --i;
+    return (uint8_t *)p < i->first + i->second;
 }
 
 static void check_side(const char *call, const char *which, const void *p,
@@ -257,8 +300,12 @@ static void check_side(const char *call, const char *which, const void *p,
 
 static cudaError_t copy(const char *call, void *dst, size_t dst_pitch,
                         const void *src, size_t src_pitch, size_t width,
-                        size_t height, enum cudaMemcpyKind kind)
+                        size_t height, enum cudaMemcpyKind kind,
+                        cudaStream_t stream)
 {
+    std::shared_ptr<std::vector<uint8_t>> kept;
+    const size_t bytes = src_pitch * (height - 1) + width;
+
     if (!width || !height)
         return cudaSuccess;
     if (width > dst_pitch || width > src_pitch)
@@ -268,173 +315,81 @@ static cudaError_t copy(const char *call, void *dst, size_t dst_pitch,
                    dst_pitch * (height - 1) + width,
                    kind == cudaMemcpyHostToDevice ||
                    kind == cudaMemcpyDeviceToDevice);
-        check_side(call, "source", src, src_pitch * (height - 1) + width,
+        check_side(call, "source", src, bytes,
                    kind == cudaMemcpyDeviceToHost ||
                    kind == cudaMemcpyDeviceToDevice);
     }
+    if (kind == cudaMemcpyHostToDevice && !is_pinned(src)) {
+        /* it may be written again when the call returns */
+        kept = std::make_shared<std::vector<uint8_t>>(
+            (const uint8_t *)src, (const uint8_t *)src + bytes);
+        src  = kept->data();
+    }
+    emulator_do(stream, [=] {
+        Entered inside;
 
-    Entered inside;
-    for (size_t i = 0; i < height; i++)
-        memmove((uint8_t *)dst + i * dst_pitch,
-                (const uint8_t *)src + i * src_pitch, width);
+        (void)kept;
+        for (size_t i = 0; i < height; i++)
+            memmove((uint8_t *)dst + i * dst_pitch,
+                    (const uint8_t *)src + i * src_pitch, width);
+    });
+    if (kind == cudaMemcpyDeviceToHost && !is_pinned(dst))
+        return cudaStreamSynchronize(stream);
     return cudaSuccess;
+}
+
+cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes,
+                            enum cudaMemcpyKind kind, cudaStream_t stream)
+{
+    return copy("cudaMemcpyAsync", dst, bytes, src, bytes, bytes, 1, kind,
+                stream);
+}
+
+cudaError_t cudaMemcpy2DAsync(void *dst, size_t dst_pitch, const void *src,
+                              size_t src_pitch, size_t width, size_t height,
+                              enum cudaMemcpyKind kind, cudaStream_t stream)
+{
+    return copy("cudaMemcpy2DAsync", dst, dst_pitch, src, src_pitch, width,
+                height, kind, stream);
 }
 
 cudaError_t cudaMemcpy(void *dst, const void *src, size_t bytes,
                        enum cudaMemcpyKind kind)
 {
-    return copy("cudaMemcpy", dst, bytes, src, bytes, bytes, 1, kind);
-}
+    cudaError_t error = cudaMemcpyAsync(dst, src, bytes, kind, NULL);
 
-cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes,
-                            enum cudaMemcpyKind kind, cudaStream_t)
-{
-    return copy("cudaMemcpyAsync", dst, bytes, src, bytes, bytes, 1, kind);
+    return error ? error : cudaStreamSynchronize(NULL);
 }
 
 cudaError_t cudaMemcpy2D(void *dst, size_t dst_pitch, const void *src,
                          size_t src_pitch, size_t width, size_t height,
                          enum cudaMemcpyKind kind)
 {
-    return copy("cudaMemcpy2D", dst, dst_pitch, src, src_pitch, width,
-                height, kind);
+    cudaError_t error = cudaMemcpy2DAsync(dst, dst_pitch, src, src_pitch,
+                                          width, height, kind, NULL);
+
+    return error ? error : cudaStreamSynchronize(NULL);
 }
 
-cudaError_t cudaMemcpy2DAsync(void *dst, size_t dst_pitch, const void *src,
-                              size_t src_pitch, size_t width, size_t height,
-                              enum cudaMemcpyKind kind, cudaStream_t)
-{
-    return copy("cudaMemcpy2DAsync", dst, dst_pitch, src, src_pitch, width,
-                height, kind);
-}
-
-cudaError_t cudaMemset(void *data, int value, size_t bytes)
+cudaError_t cudaMemsetAsync(void *data, int value, size_t bytes,
+                            cudaStream_t stream)
 {
     if (!bytes)
         return cudaSuccess;
     check_side("cudaMemset", "destination", data, bytes, 1);
+    emulator_do(stream, [=] {
+        Entered inside;
 
-    Entered inside;
-    memset(data, value, bytes);
+        memset(data, value, bytes);
+    });
     return cudaSuccess;
 }
 
-cudaError_t cudaMemsetAsync(void *data, int value, size_t bytes, cudaStream_t)
+cudaError_t cudaMemset(void *data, int value, size_t bytes)
 {
-    return cudaMemset(data, value, bytes);
-}
+    cudaError_t error = cudaMemsetAsync(data, value, bytes, NULL);
 
-/* ---- streams and events ---- */
-
-struct CUstream_st {
-    unsigned flags;
-};
-
-struct CUevent_st {
-    struct timespec time;
-    int recorded, asked;
-};
-
-/* Of this thread, until somebody asks: what a launch would take for its own. */
-static thread_local cudaError_t last_error;
-
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags)
-{
-    *stream = (cudaStream_t)calloc(1, sizeof(**stream));
-    if (!*stream)
-        return cudaErrorMemoryAllocation;
-    (*stream)->flags = flags;
-    return cudaSuccess;
-}
-
-cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned flags,
-                                         int)
-{
-    return cudaStreamCreateWithFlags(stream, flags);
-}
-
-cudaError_t cudaStreamCreate(cudaStream_t *stream)
-{
-    return cudaStreamCreateWithFlags(stream, cudaStreamDefault);
-}
-
-cudaError_t cudaStreamDestroy(cudaStream_t stream)
-{
-    if (!stream)
-        return cudaErrorInvalidResourceHandle;
-    free(stream);
-    return cudaSuccess;
-}
-
-cudaError_t cudaStreamSynchronize(cudaStream_t)
-{
-    return cudaSuccess;
-}
-
-cudaError_t cudaStreamQuery(cudaStream_t)
-{
-    return cudaSuccess;
-}
-
-cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t event, unsigned)
-{
-    return event ? cudaSuccess : cudaErrorInvalidResourceHandle;
-}
-
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned)
-{
-    *event = (cudaEvent_t)calloc(1, sizeof(**event));
-    return *event ? cudaSuccess : cudaErrorMemoryAllocation;
-}
-
-cudaError_t cudaEventCreate(cudaEvent_t *event)
-{
-    return cudaEventCreateWithFlags(event, cudaEventDefault);
-}
-
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t)
-{
-    if (!event)
-        return cudaErrorInvalidResourceHandle;
-    clock_gettime(CLOCK_MONOTONIC, &event->time);
-    event->recorded = 1;
-    event->asked    = 0;
-    return cudaSuccess;
-}
-
-cudaError_t cudaEventSynchronize(cudaEvent_t event)
-{
-    if (event)
-        event->asked = 1;
-    return event ? cudaSuccess : cudaErrorInvalidResourceHandle;
-}
-
-/* Whoever asks for the first time is told to wait. */
-cudaError_t cudaEventQuery(cudaEvent_t event)
-{
-    if (!event)
-        return cudaErrorInvalidResourceHandle;
-    if (event->recorded && !event->asked++)
-        return last_error = cudaErrorNotReady;
-    return cudaSuccess;
-}
-
-cudaError_t cudaEventDestroy(cudaEvent_t event)
-{
-    if (!event)
-        return cudaErrorInvalidResourceHandle;
-    free(event);
-    return cudaSuccess;
-}
-
-cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t begin,
-                                 cudaEvent_t end)
-{
-    if (!begin || !end || !begin->recorded || !end->recorded)
-        return cudaErrorInvalidResourceHandle;
-    *ms = (float)((double)(end->time.tv_sec - begin->time.tv_sec) * 1e3 +
-                  (double)(end->time.tv_nsec - begin->time.tv_nsec) * 1e-6);
-    return cudaSuccess;
+    return error ? error : cudaStreamSynchronize(NULL);
 }
 
 /* ---- the device ---- */
@@ -534,6 +489,7 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute,
 
 cudaError_t cudaDeviceSynchronize(void)
 {
+    emulator_drain();
     return cudaSuccess;
 }
 
@@ -703,6 +659,14 @@ static const struct {
       "invalid resource handle" },
     { cudaErrorNotReady, "cudaErrorNotReady", "device not ready" },
 };
+
+/* Of this thread, until somebody asks: what a launch would take for its own. */
+static thread_local cudaError_t last_error;
+
+cudaError_t emulator_failed(cudaError_t error)
+{
+    return last_error = error;
+}
 
 const char *cudaGetErrorName(cudaError_t error)
 {

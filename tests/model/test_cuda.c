@@ -212,9 +212,9 @@ static void test_frames(int gpu)
     ok(difference(cpu, host) <= 1, "float32 shows what the CPU shows "
        "(differences of at most %d)", difference(cpu, host));
     make_clip(cv, &lines, again, planes, 0);
+    causvid_close(&cv); /* and the caller's stream has drawn its planes */
     ok(!memcmp(host, again, sizeof(host)), "a second clip%s: the same bytes",
        gpu ? "" : ", into planes of the device");
-    causvid_close(&cv);
 
     cv = open_model(&lines, CAUSVID_DEVICE_AUTO, CAUSVID_PRECISION_AUTO);
     causvid_get_info(cv, &info);
@@ -225,9 +225,9 @@ static void test_frames(int gpu)
     ok(difference(cpu, host) <= 40, "bf16 shows nearly that (differences of "
        "at most %d)", difference(cpu, host));
     make_clip(cv, &lines, again, planes, 0);
+    causvid_close(&cv);
     ok(!memcmp(host, again, sizeof(host)), "and the same bytes a second time");
     is_int(lines.n_errors, 0);
-    causvid_close(&cv);
 }
 
 /* dB; of equal ones as if one sample differed by 1. */
@@ -481,11 +481,37 @@ static void test_narrow(void)
     unsetenv("EMULATED_CAPABILITY");
     precision = CAUSVID_PRECISION_AUTO;
     attention8_bytes = 0;
-    /* Uploads beside operations: layers that are streamed, the first prompt. */
-    setenv("CAUSVID_CUDA_TRIALS", "uploads", 1);
-    ok(run_tiny(CAUSVID_DEVICE_CUDA, 0, &lines) == wide, "trials: the same "
-       "bytes");
-    test_budgets();
+}
+
+/* Streams whose work is done late, and in several orders: layers that are
+ * streamed and the first prompt, with uploads in the stream of the operations and
+ * beside them, where they end. */
+static void test_streams(void)
+{
+    const uint64_t whole = run_tiny(CAUSVID_DEVICE_CUDA, 0, &(Lines){ 0 });
+    char seed[] = "1";
+    int needed = 0;
+    Lines lines;
+
+    run_tiny(CAUSVID_DEVICE_CUDA, CV_CUDA_OWN_BYTES + 1000, &lines);
+    ok(whole && sscanf(lines.error, "random:tiny needs %d MB", &needed) == 1,
+       "%s", lines.error);
+    for (; *seed < '4'; ++*seed) {
+        setenv("EMULATED_STREAMS", seed, 1);
+        for (int trial = 0; trial < 2; trial++) {
+            uint64_t all, part;
+
+            if (trial)
+                setenv("CAUSVID_CUDA_TRIALS", "uploads", 1);
+            all  = run_tiny(CAUSVID_DEVICE_CUDA, 0, &lines);
+            part = run_tiny(CAUSVID_DEVICE_CUDA, needed * 1000000LL, &lines);
+            ok(all == whole && part == whole &&
+               strstr(lines.info, "2 of 2 layers"), "late streams, %s%s: the "
+               "same bytes", seed, trial ? ", uploads beside operations" : "");
+            unsetenv("CAUSVID_CUDA_TRIALS");
+        }
+    }
+    unsetenv("EMULATED_STREAMS");
     setenv("CAUSVID_CUDA_TRIALS", "uploads,upload", 1);
     ok(!run_tiny(CAUSVID_DEVICE_CUDA, 0, &lines) &&
        strstr(lines.error, "'upload' is no trial"), "no trial: %s",
@@ -516,7 +542,9 @@ int main(int argc, char **argv)
     test_trace("bf16");
     test_fp8_frames();
     unsetenv("EMULATED_CAPABILITY");
+    setenv("EMULATED_STREAMS", "3", 1);
     test_frames(0);
+    unsetenv("EMULATED_STREAMS");
     test_refusals();
     test_budgets();
     test_small_device();
@@ -524,5 +552,6 @@ int main(int argc, char **argv)
     tiny = "random:tiny-fp8";
     test_budgets();
     test_narrow();
+    test_streams();
     return tap_done();
 }

@@ -12,6 +12,7 @@
 #include <math.h>
 #include <stdatomic.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #include "../tap.h"
@@ -352,7 +353,9 @@ int main(void)
     setenv("CAUSVID_CUDA_MODULE", module, 1);
     settings.cookie = &lines;
     cv_log_init(&log, &settings);
+    setenv("EMULATED_STREAMS", "3", 1); /* as late as can be */
     test_transfers(&log, 1);
+    setenv("EMULATED_STREAMS", "1", 1);
     test_transfers(&log, 0);
     test_linear_pieces(&log);
     test_many_plans(&log);

@@ -369,6 +369,7 @@ static const CvOps cuda_ops = {
     .finish = cv_cuda_finish,
     .memory = cv_cuda_memory,
     .check = cv_cuda_check_values,
+    .largest = cv_cuda_largest_of,
     .enter = cuda_enter,
     .leave = cuda_leave,
     .linear = cv_cuda_linear,

@@ -91,6 +91,8 @@ int cv_cuda_download(CvBackend *b, float *dst, const CvTensor *src);
 /* memory.c; its kernel is in reduce.cu: *bits (device, 0 before) becomes the
  * bits of the largest absolute value, above those of infinity with a NaN. */
 int cv_cuda_check_values(CvBackend *b, const CvTensor *t, float *largest);
+int cv_cuda_largest_of(CvBackend *b, const CvTensor *largest,
+                       const CvTensor *x);
 int cv_cuda_largest(CvCuda *cuda, const CvTensor *t, unsigned *bits);
 
 /* linear.c */

@@ -143,6 +143,12 @@ int cv_cuda_memory(CvBackend *b, CvMemory *memory)
     return cv_cuda_check(cuda, error, "asking for the memory");
 }
 
+int cv_cuda_largest_of(CvBackend *b, const CvTensor *largest,
+                       const CvTensor *x)
+{
+    return cv_cuda_largest(cv_cuda(b), x, largest->data);
+}
+
 int cv_cuda_check_values(CvBackend *b, const CvTensor *t, float *largest)
 {
     CvCuda *cuda = cv_cuda(b);

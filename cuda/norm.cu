@@ -341,7 +341,17 @@ template <typename T> struct Qkv {
     int width, d; /* heads * d */
     float eps;
     int parts;    /* 3, or 2: without v */
+    uint32_t *largest; /* of v, by its bits, or NULL */
 };
+
+/* A block's largest number of v. Most blocks' is not above what is there. */
+static __device__ __forceinline__ void keep_largest(uint32_t *to, uint32_t bits,
+                                                    float *parts)
+{
+    bits = cv_block_largest(bits, (uint32_t *)parts);
+    if (threadIdx.x == 0 && bits > *(volatile uint32_t *)to)
+        atomicMax(to, bits);
+}
 
 /* Where part 0, 1, 2 (q, k, v) of a token goes. */
 template <typename T>
@@ -373,6 +383,20 @@ qk_norm_rope_kernel(const Qkv<T> a, int vectors)
 
             if (i < vectors)
                 *(uint4 *)(out + i * n) = raw[p];
+        }
+        if (a.largest) {
+            uint32_t largest = 0;
+
+#pragma unroll
+            for (int p = 0; p < parts; p++) {
+                float v[n];
+
+                cv_unpack<T>(v, raw[p]);
+#pragma unroll
+                for (int j = 0; j < n; j++)
+                    largest = max(largest, cv_size_bits(v[j]));
+            }
+            keep_largest(a.largest, largest, sums);
         }
         return;
     }
@@ -413,8 +437,14 @@ qk_norm_rope_any_kernel(const Qkv<T> a)
     float r;
 
     if (part == 2) {
-        for (int i = (int)threadIdx.x; i < a.width; i += (int)blockDim.x)
+        uint32_t largest = 0;
+
+        for (int i = (int)threadIdx.x; i < a.width; i += (int)blockDim.x) {
             out[i] = x[i];
+            largest = max(largest, cv_size_bits(cv_load(x + i)));
+        }
+        if (a.largest)
+            keep_largest(a.largest, largest, sums);
         return;
     }
     r = cv_block_sum(squares_any(x, a.width), sums);
@@ -442,7 +472,8 @@ static int qk_norm_rope(CvCuda *cuda, const CvQkNormRope *args)
                  (const float *)args->norm_q->data,
                  (const float *)args->norm_k->data,
                  (const float *)args->rope->data, (int)width, (int)d,
-                 args->eps, args->cache_v ? 3 : 2 };
+                 args->eps, args->cache_v ? 3 : 2,
+                 args->largest ? (uint32_t *)args->largest->data : NULL };
     CvRowShape s = cv_row_shape(width, CvVector<T>::kElements);
     unsigned blocks = (unsigned)(a.parts * tokens);
 

@@ -189,6 +189,12 @@ int cv_check(CvBackend *b, const CvTensor *t, float *largest)
     RUN(check)(b, t, largest);
 }
 
+int cv_largest(CvBackend *b, const CvTensor *largest, const CvTensor *x)
+{
+    CHECK(is_vector(largest, 1) && is_real(b, x) && cv_elements(x) >= 0);
+    RUN(largest)(b, largest, x);
+}
+
 /* Also while planning: a plan is made on the same thread as the run. */
 int cv_enter(CvBackend *b)
 {
@@ -236,8 +242,15 @@ int cv_attention(CvBackend *b, const CvAttention *a)
 {
     const CvTensor *q = a->q, *k = a->k, *v = a->v;
 
-    CHECK(is(q, b->activation, 3) && is(a->out, b->activation, 3));
-    CHECK(same_dims(q, a->out));
+    CHECK(is(q, b->activation, 3));
+    if (a->out_scale) {
+        CHECK(q->dim[2] == b->product_heads && !a->bias && a->scale > 0);
+        CHECK(is_product(b, a->out, a->out_scale) && a->largest);
+        CHECK(is_vector(a->largest, 1) && a->out->dim[0] == q->dim[0]);
+        CHECK(a->out->dim[1] == q->dim[1] * q->dim[2]);
+    } else {
+        CHECK(is(a->out, b->activation, 3) && same_dims(q, a->out));
+    }
     if (a->ring) {
         CHECK(!k && !v && is_ring(b, a->ring, q));
         CHECK(a->keys > 0 && a->keys <= a->ring->slots * a->ring->tokens);
@@ -386,6 +399,7 @@ int cv_qk_norm_rope(CvBackend *b, const CvQkNormRope *a)
     }
     CHECK(is(a->qkv, b->activation, 2) && a->qkv->dim[0] == q->dim[0]);
     CHECK(a->qkv->dim[1] == 3 * q->dim[1] * q->dim[2]);
+    CHECK(!a->largest || is_vector(a->largest, 1));
     CHECK(is_vector(a->norm_q, q->dim[1] * q->dim[2]));
     CHECK(is_vector(a->norm_k, q->dim[1] * q->dim[2]));
     CHECK(is(a->rope, CV_F32, 3) && a->rope->dim[0] == q->dim[0]);

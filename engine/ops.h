@@ -89,7 +89,11 @@ typedef struct CvRing {
 /*
  * Attention of n queries over m keys, each head on its own:
  * out = softmax(scale * q k^T + bias) v
- * q: A [n, heads, d]. k, v: A [m, heads, d]. out: A [n, heads, d].
+ * q: A [n, heads, d]. k, v: A [m, heads, d]. out: A [n, heads, d]; or, where d
+ * is CvBackend.product_heads, P [n, heads * d] with out_scale, without a bias,
+ * scale > 0. out_scale[n] may then be larger than P says, up to largest / 416:
+ * no |out| is above the largest |v|, or a little, since values and weights may
+ * have been rounded. largest: float32 [1], what no |v| is above.
  * bias: float32 [heads, n, m] or NULL.
  * last_repeats: the last key and value stand for that many equal ones
  * (>= 1): ln(last_repeats) is added to its score, which is exactly what
@@ -101,6 +105,7 @@ typedef struct CvRing {
  */
 typedef struct CvAttention {
     const CvTensor *out, *q, *k, *v, *bias;
+    const CvTensor *out_scale, *largest;
     float scale;
     int64_t last_repeats;
     const CvRing *ring;
@@ -122,12 +127,14 @@ typedef struct CvAttention {
  * other rows of the ring will be seen together with these and those that are
  * written later. A form of 8 bits is then chosen anew, by these numbers, and
  * stays for all that come.
+ * largest: float32 [1] or NULL: becomes the larger one of itself and the largest
+ * |v| of these rows, as `largest` has it.
  * Source: Wan2.1 wan/modules/model.py (WanSelfAttention, rope_apply).
  */
 typedef struct CvQkNormRope {
     const CvTensor *out_q, *cache_k, *cache_v;
     int64_t row;
-    const CvTensor *qkv, *norm_q, *norm_k, *rope;
+    const CvTensor *qkv, *norm_q, *norm_k, *rope, *largest;
     float eps;
     const CvRing *ring;
     int alone;
@@ -262,6 +269,10 @@ typedef struct CvOps {
     /* *largest = the largest absolute value of t (float32 or A), NaN when it
      * holds one; 0 for a tensor without elements. Waits for it. */
     int (*check)(CvBackend *b, const CvTensor *t, float *largest);
+
+    /* largest, float32 [1] = the larger one of itself, which is not negative,
+     * and check's of x (float32 or A). Does not wait. */
+    int (*largest)(CvBackend *b, const CvTensor *largest, const CvTensor *x);
 
     /* ---- threads ---- */
 
@@ -435,6 +446,8 @@ struct CvBackend {
     CvType activation;    /* the type called A above */
     CvType weight;        /* the type called W above */
     CvType product;       /* the type called P above, or A where there is none */
+    int product_heads;    /* attention of heads of so many channels may have
+                             its output in P; 0: none */
     int fp8;              /* linear and embed take weights in fp8 */
     int narrow;           /* precision=fp8: weights of blocks become fp8; P may
                              be A all the same, then only memory is saved */
@@ -471,6 +484,7 @@ int cv_random(CvBackend *b, const CvTensor *dst, uint64_t seed, float scale);
 int cv_finish(CvBackend *b);
 int cv_memory(CvBackend *b, CvMemory *memory);
 int cv_check(CvBackend *b, const CvTensor *t, float *largest);
+int cv_largest(CvBackend *b, const CvTensor *largest, const CvTensor *x);
 int cv_enter(CvBackend *b);  /* b may be NULL here and below */
 void cv_leave(CvBackend *b);
 int cv_linear(CvBackend *b, const CvLinear *a);

@@ -118,6 +118,7 @@ static const CvOps cpu_ops = {
     .finish = cpu_nothing,
     .memory = cpu_memory,
     .check = cv_cpu_check,
+    .largest = cv_cpu_largest,
     .enter = cpu_nothing,
     .leave = cpu_leave,
     .linear = cv_cpu_linear,

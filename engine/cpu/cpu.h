@@ -130,6 +130,7 @@ int cv_cpu_combine(CvBackend *b, const CvTensor *out, const CvTerm *terms,
                    int n_terms);
 int cv_cpu_convert(CvBackend *b, const CvTensor *out, const CvTensor *x);
 int cv_cpu_check(CvBackend *b, const CvTensor *t, float *largest);
+int cv_cpu_largest(CvBackend *b, const CvTensor *largest, const CvTensor *x);
 
 /* layout.c */
 int cv_cpu_patchify(CvBackend *b, const CvTensor *out, const CvTensor *x);

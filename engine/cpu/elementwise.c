@@ -123,13 +123,23 @@ static void check_job(void *arg, int64_t first, int64_t last, int worker)
         ;
 }
 
-int cv_cpu_check(CvBackend *b, const CvTensor *t, float *largest)
+int cv_cpu_largest(CvBackend *b, const CvTensor *largest, const CvTensor *x)
 {
-    Check a = { .x = t->data };
+    Check a = { .x = x->data };
     uint32_t bits;
 
-    cv_cpu_run(cv_cpu(b), cv_elements(t), GRAIN, check_job, &a);
+    memcpy(&bits, largest->data, sizeof(bits));
+    atomic_init(&a.largest, bits);
+    cv_cpu_run(cv_cpu(b), cv_elements(x), GRAIN, check_job, &a);
     bits = atomic_load(&a.largest);
-    memcpy(largest, &bits, sizeof(*largest));
+    memcpy(largest->data, &bits, sizeof(bits));
     return 0;
+}
+
+int cv_cpu_check(CvBackend *b, const CvTensor *t, float *largest)
+{
+    const CvTensor to = CV_TENSOR(largest, CV_F32, 1);
+
+    *largest = 0;
+    return cv_cpu_largest(b, &to, t);
 }

@@ -159,8 +159,9 @@ int cv_cpu_qk_norm_rope(CvBackend *b, const CvQkNormRope *a)
         .k = (float *)a->cache_k->data + start,
         .v = (float *)a->cache_v->data + start, .eps = a->eps,
     };
+    const CvTensor v = cv_rows(a->cache_v, a->row, n);
 
     cv_cpu_run(cv_cpu(b), n, cv_cpu_grain(3 * heads * d), qk_norm_rope_job,
                &args);
-    return 0;
+    return a->largest ? cv_cpu_largest(b, a->largest, &v) : 0;
 }

@@ -337,6 +337,7 @@ void test_check(Env *e)
         CvType type = i % 2 ? CV_F32 : e->b->activation;
         Buffer *x = INPUT(e, type, i % 3 ? 1e-3 : 1e6, n);
         Buffer *wide = OUTPUT(e, CV_F32, n), *y = OUTPUT(e, type, n);
+        Buffer *to = writable(INPUT(e, CV_F32, 1, 1));
         float *values = calloc((size_t)n, sizeof(*values)), largest = 0;
         CvTerm terms[2] = { { 1e20, &wide->t }, { -1, &wide->t } };
 
@@ -347,6 +348,11 @@ void test_check(Env *e)
         for (int64_t j = 0; j < n; j++)
             largest = fmaxf(largest, fabsf(x->host[j]));
         check_is(e, &x->t, largest);
+        values[0] = i % 2 ? 0 : 2e-3f;
+        set_contents(e, to, values);
+        called(e, cv_largest(e->b, &to->t, &x->t), "largest");
+        check_is(e, &to->t, fmaxf(to->host[0], largest));
+        values[0] = 0;
         /* No upload lets these through: overflow makes one of them. */
         values[at] = i % 4 < 2 ? 1e30f : -1e30f;
         set_contents(e, wide, values);

@@ -179,11 +179,18 @@ void test_qk_norm_rope(Env *e)
         double *eq = make_doubles(e, n * width_qk);
         double *ek = make_doubles(e, rows * width_qk);
         double *ev = make_doubles(e, rows * width_qk);
+        Buffer *largest = writable(INPUT(e, CV_F32, i % 4 ? 1 : 9, 1));
+        double *el = make_doubles(e, 1);
         CvQkNormRope a = { .out_q = &q->t, .cache_k = &k->t,
                            .cache_v = &v->t, .row = row, .qkv = &qkv->t,
                            .norm_q = &norm[0]->t, .norm_k = &norm[1]->t,
                            .rope = &rope->t, .eps = eps };
+        float first = fabsf(largest->host[0]);
 
+        set_contents(e, largest, &first);
+        *el = largest->host[0];
+        if (i % 3)
+            a.largest = &largest->t;
         for (int64_t j = 0; j < rows * width_qk; j++) {
             ek[j] = k->host[j];
             ev[j] = v->host[j];
@@ -204,9 +211,12 @@ void test_qk_norm_rope(Env *e)
                     y[j + 1] = x0 * cs[1] + x1 * cs[0];
                 }
             }
-            for (int64_t j = 0; j < width_qk; j++)
-                ev[(row + t) * width_qk + j] =
-                    qkv->host[(t * 3 + 2) * width_qk + j];
+            for (int64_t j = 0; j < width_qk; j++) {
+                double x = qkv->host[(t * 3 + 2) * width_qk + j];
+
+                ev[(row + t) * width_qk + j] = x;
+                *el = a.largest ? fmax(*el, fabs(x)) : *el;
+            }
         }
         called(e, cv_qk_norm_rope(e->b, &a), "qk_norm_rope");
         compare(e, q, eq, "q of %lld tokens, %lld heads of %lld", (long long)n,
@@ -215,6 +225,9 @@ void test_qk_norm_rope(Env *e)
                 (long long)rows);
         compare(e, v, ev, "v at row %lld of %lld", (long long)row,
                 (long long)rows);
+        compare(e, largest, el, "the largest of v");
+        if (!e->again && (double)largest->host[0] != *el)
+            fail(e, "the largest of v is not exact");
         end_case(e);
     }
 }

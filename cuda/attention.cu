@@ -304,6 +304,8 @@ int cv_cuda_attention(CvBackend *b, const CvAttention *a)
         a->q->data, a->k->data, a->v->data, a->out->data,
         a->bias ? (const float *)a->bias->data : NULL, (int)n, (int)m,
         (int)heads, (int)a->q->dim[2], a->scale, logf((float)a->last_repeats),
+        a->out_scale ? (float *)a->out_scale->data : NULL,
+        a->largest ? (const float *)a->largest->data : NULL,
     };
     /* Tiles count past the end. Heads are a grid's second dimension. */
     if (n > INT32_MAX - 1024 || m > INT32_MAX - 1024 || heads > 65535 ||
@@ -331,5 +333,7 @@ int cv_cuda_attention(CvBackend *b, const CvAttention *a)
             (size_t)cuda->shared_bytes >= cv_cuda_attention_wide_bytes())
             return cv_cuda_attention_wide(cuda, &args);
     }
+    if (args.out_scale)
+        return cv_fail(b->log, ENOSYS, "attention to fp8: an address");
     return cv_cuda_attention_float(cuda, &args);
 }

@@ -16,12 +16,14 @@
 typedef struct CvAttend {
     const void *q;     /* [n, heads, d] */
     const void *k, *v; /* [m, heads, d] */
-    void *out;         /* [n, heads, d] */
+    void *out;         /* [n, heads, d]; with out_scale in e4m3 */
     const float *bias; /* [heads, n, m] or NULL */
     int n, m;
     int heads, d;
     float scale;
     float last;        /* ln(last_repeats) */
+    float *out_scale;  /* [n] or NULL */
+    const float *largest; /* then: what no |v| is above */
 } CvAttend;
 
 /* Any d, any alignment, float32 or bf16 as the backend computes; sums in

@@ -334,12 +334,9 @@ static __device__ __forceinline__ float sum_of(const float (&o)[RESULTS],
                       o[DIM / 2 + 2 * h + 1] * (1.0f / (1 << CV8_FAR)));
 }
 
-/* Write the warp's 16 rows through `stage`, as much shared memory. */
-static __device__ __forceinline__ void write(const float (&o)[RESULTS],
-                                             float unit, const float *mean,
-                                             cv_bf16 *stage,
-                                             cv_bf16 *out, int64_t step,
-                                             int rows)
+/* What was gathered becomes results. */
+static __device__ __forceinline__ void divide(float (&o)[RESULTS], float unit,
+                                              const float *mean)
 {
     const int lane = (int)(threadIdx.x % CV_WARP);
     float share[2];
@@ -352,12 +349,28 @@ static __device__ __forceinline__ void write(const float (&o)[RESULTS],
         const float2 add = *(const float2 *)(mean + j * 8 + lane % 4 * 2);
 
 #pragma unroll
+        for (int h = 0; h < 2; h++) {
+            o[4 * j + 2 * h] = o[4 * j + 2 * h] * share[h] + add.x;
+            o[4 * j + 2 * h + 1] = o[4 * j + 2 * h + 1] * share[h] + add.y;
+        }
+    }
+}
+
+/* Write the warp's 16 rows through `stage`, as much shared memory. */
+static __device__ __forceinline__ void write(const float (&o)[RESULTS],
+                                             cv_bf16 *stage,
+                                             cv_bf16 *out, int64_t step,
+                                             int rows)
+{
+    const int lane = (int)(threadIdx.x % CV_WARP);
+
+#pragma unroll
+    for (int j = 0; j < DIM / 8; j++)
+#pragma unroll
         for (int h = 0; h < 2; h++)
             *(uint32_t *)(stage + cv_tile_at<DIM>(h * 8 + lane / 4, j) +
                           lane % 4 * 2) =
-                cv_pack_bf16(o[4 * j + 2 * h] * share[h] + add.x,
-                             o[4 * j + 2 * h + 1] * share[h] + add.y);
-    }
+                cv_pack_bf16(o[4 * j + 2 * h], o[4 * j + 2 * h + 1]);
     __syncwarp();
 #pragma unroll
     for (int i = 0; i < 16 * DIM / 8 / CV_WARP; i++) {
@@ -391,6 +404,7 @@ static __device__ __forceinline__ void write_part(const float (&o)[RESULTS],
     }
 }
 
+template <bool is_narrow>
 static __device__ __forceinline__ void compute(Tiles *t, const CvAttend &a,
                                                const Cv8 &x,
                                                const CvPlan &plan,
@@ -488,16 +502,21 @@ static __device__ __forceinline__ void compute(Tiles *t, const CvAttend &a,
                    job.shared * QUERIES + group * ROWS + warp * 16);
         return;
     }
+    divide(o, channels->value_unit, channels->value_mean);
     /* The warpgroup has fetched what it kept, and its place is free. */
     cv_named_wait(OWN + group, WARPGROUP);
-    write(o, channels->value_unit, channels->value_mean,
-          (cv_bf16 *)kept + warp * 16 * DIM,
-          (cv_bf16 *)a.out + first * step + (int64_t)(x.head + job.head) * DIM,
-          step, a.n - first);
+    if (is_narrow)
+        cv_write_narrow(o, a, x.head + job.head, first,
+                        (uint8_t *)kept + warp * 16 * DIM);
+    else
+        write(o, (cv_bf16 *)kept + warp * 16 * DIM,
+              (cv_bf16 *)a.out + first * step +
+              (int64_t)(x.head + job.head) * DIM, step, a.n - first);
 }
 
 #endif /* CV_HOPPER_CODE */
 
+template <bool is_narrow>
 static __global__ void __launch_bounds__(THREADS, 1)
 attention8_kernel(const __grid_constant__ CvTensorMap scales, CvAttend a,
                   Cv8 x, CvPlan plan)
@@ -527,7 +546,7 @@ attention8_kernel(const __grid_constant__ CvTensorMap scales, CvAttend a,
             load_all(t, &scales, x, job);
     } else {
         cv_registers_take<240>();
-        compute(t, a, x, plan, job, role - 1);
+        compute<is_narrow>(t, a, x, plan, job, role - 1);
     }
 #else
     (void)scales;
@@ -545,11 +564,13 @@ int cv_cuda_attention8_attend(CvCuda *cuda, const CvAttend *a, const Cv8 *x,
                              (int64_t)x->heads * x->k_groups / GROUPS, 1 };
     const int64_t step[2] = { dim[0], dim[0] * dim[1] };
     const int box[3] = { ROW / 2, 1, 1 };
+    auto kernel = a->out_scale ? attention8_kernel<true>
+                               : attention8_kernel<false>;
     CvTensorMap scales;
     int err = cv_tensor_map(cuda, &scales, x->groups, dim, step, box);
 
     if (!err)
-        err = CV_LAUNCH(cuda, cuda->stream, attention8_kernel, blocks,
-                        THREADS, sizeof(Tiles), scales, *a, *x, *plan);
+        err = CV_LAUNCH(cuda, cuda->stream, kernel, blocks, THREADS,
+                        sizeof(Tiles), scales, *a, *x, *plan);
     return err;
 }

@@ -78,6 +78,8 @@ typedef struct Cv8Rows {
     int q_groups, k_groups;         /* to be written; 0: none */
     float scale;                    /* CvAttend's */
     int turning;                    /* channels whose mean stays on keys */
+    uint32_t *largest;              /* becomes the largest |v|, or what it was, by
+                                     * their bits; or NULL */
 } Cv8Rows;
 
 /* Find the channels of `heads` heads; then quantise the heads of a Cv8.

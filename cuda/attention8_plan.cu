@@ -106,7 +106,7 @@ int cv_cuda_attention8(CvCuda *cuda, const CvAttend *a, const Cv8 *ring)
                                  : (Cv8Channels *)cuda->scratch;
     const Cv8Rows rows = { (const cv_bf16 *)a->q, (const cv_bf16 *)a->k,
                            (const cv_bf16 *)a->v, step, step, step, a->n,
-                           a->m, 0, 0, a->scale, 0 };
+                           a->m, 0, 0, a->scale, 0, NULL };
     int err = 0;
 
     if (!heads && ring)

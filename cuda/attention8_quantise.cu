@@ -400,7 +400,7 @@ static __device__ __forceinline__ void quantise_values(const Cv8Rows &a,
     uint8_t *stage = staged + span * (SPAN * CV8_TOKENS + VALUE_PAD);
     const int usual = log_unit(448 * channels->value_unit);
     uint4 *image = (uint4 *)(to.v + place * CV8_VALUES);
-    uint32_t largest = 0;
+    uint32_t largest = 0, whole = 0;
     float x[4][SPAN], mean[SPAN], per;
     int scale;
 
@@ -419,10 +419,16 @@ static __device__ __forceinline__ void quantise_values(const Cv8Rows &a,
     for (int i = 0; i < 4; i++)
 #pragma unroll
         for (int j = 0; j < SPAN; j++) {
+            whole = larger(whole, x[i][j]);
             if (first + i / 2 * 8 + i % 2 < a.m)
                 x[i][j] -= mean[j];
             largest = larger(largest, x[i][j]);
         }
+    if (a.largest) {
+        whole = lanes_max<CV_WARP>(whole);
+        if (lane == 0)
+            atomicMax(a.largest, whole);
+    }
     largest = block_max(largest, parts);
     /* The same for all groups where that is not too coarse: what a larger one has
      * more, weights of the others have less. */

@@ -56,12 +56,14 @@ static int write_rows(CvCuda *cuda, const CvQkNormRope *a, int64_t first,
     const Cv8Rows rows = { (const cv_bf16 *)q.data, (const cv_bf16 *)k.data,
                            (const cv_bf16 *)qkv.data + 2 * width, width, width,
                            3 * width, (int)n, (int)n, 0,
-                           (int)cv_blocks(n, CV8_TOKENS), 1, TURNING };
+                           (int)cv_blocks(n, CV8_TOKENS), 1, TURNING,
+                           a->largest ? (uint32_t *)a->largest->data : NULL };
     CvQkNormRope part = *a;
     Cv8 x = find_ring(a->ring);
     int err;
 
     part.ring = NULL;
+    part.largest = NULL; /* values come after it */
     part.out_q = &q;
     part.cache_k = &k;
     part.row = 0;
@@ -107,7 +109,10 @@ int cv_cuda_attention_ring(CvCuda *cuda, const CvAttention *a)
                       a->keys - full * ring->tokens;
     const CvAttend args = { a->q->data, NULL, NULL, a->out->data, NULL,
                             (int)n, (int)m, (int)ring->heads, CV8_DIM,
-                            a->scale, 0 };
+                            a->scale, 0,
+                            a->out_scale ? (float *)a->out_scale->data : NULL,
+                            a->largest ? (const float *)a->largest->data
+                                       : NULL };
     const Cv8 x = find_ring(ring);
 
     if (n > INT32_MAX - 1024 || m > INT32_MAX - 1024 ||

@@ -189,9 +189,20 @@ static __device__ __forceinline__ void done_with(uint64_t *empty)
         cv_mbarrier_arrive(empty);
 }
 
+/* What was gathered becomes results. */
+static __device__ __forceinline__ void divide(float (&o)[RESULTS],
+                                              const float (&sum)[2])
+{
+    const float share[2] = { __fdividef(1, cv_row_sum(sum[0])),
+                             __fdividef(1, cv_row_sum(sum[1])) };
+
+#pragma unroll
+    for (int i = 0; i < RESULTS; i++)
+        o[i] *= share[i / 2 % 2];
+}
+
 /* Write the warp's 16 rows through its part of the queries. */
 static __device__ __forceinline__ void write(const float (&o)[RESULTS],
-                                             const float (&sum)[2],
                                              cv_bf16 *q, cv_bf16 *out,
                                              int64_t step, int rows)
 {
@@ -199,15 +210,13 @@ static __device__ __forceinline__ void write(const float (&o)[RESULTS],
 
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        float share = __fdividef(1, cv_row_sum(sum[h]));
         int row = h * 8 + lane / 4;
 
 #pragma unroll
         for (int j = 0; j < DIM / 8; j++)
             *(uint32_t *)(q + j / 8 * QUERIES * HALF +
                           cv_tile_at<HALF>(row, j % 8) + lane % 4 * 2) =
-                cv_pack_bf16(o[4 * j + 2 * h] * share,
-                             o[4 * j + 2 * h + 1] * share);
+                cv_pack_bf16(o[4 * j + 2 * h], o[4 * j + 2 * h + 1]);
     }
     __syncwarp();
 #pragma unroll
@@ -244,6 +253,7 @@ static __device__ __forceinline__ void write_part(const float (&o)[RESULTS],
     }
 }
 
+template <bool is_narrow>
 static __device__ __forceinline__ void compute(Tiles *t, const CvAttend &a,
                                                const CvPlan &plan,
                                                const CvJob &job, int group)
@@ -324,15 +334,20 @@ static __device__ __forceinline__ void compute(Tiles *t, const CvAttend &a,
                    job.shared * QUERIES + group * ROWS + warp * 16);
         return;
     }
+    divide(o, sum);
     /* No warp's products read the queries any more. */
     cv_named_wait(OWN + group, WARPGROUP);
-    write(o, sum, t->q[0] + (group * ROWS + warp * 16) * HALF,
-          (cv_bf16 *)a.out + first * step + (int64_t)job.head * DIM, step,
-          a.n - first);
+    cv_bf16 *stage = t->q[0] + (group * ROWS + warp * 16) * HALF;
+    if (is_narrow)
+        cv_write_narrow(o, a, job.head, first, (uint8_t *)stage);
+    else
+        write(o, stage, (cv_bf16 *)a.out + first * step +
+              (int64_t)job.head * DIM, step, a.n - first);
 }
 
 #endif /* CV_HOPPER_CODE */
 
+template <bool is_narrow>
 static __global__ void __launch_bounds__(THREADS, 1)
 attention_hopper_kernel(const __grid_constant__ Maps maps, CvAttend a,
                         CvPlan plan)
@@ -364,7 +379,7 @@ attention_hopper_kernel(const __grid_constant__ Maps maps, CvAttend a,
             load_all(t, &maps, job);
     } else {
         cv_registers_take<240>();
-        compute(t, a, plan, job, role - 1);
+        compute<is_narrow>(t, a, plan, job, role - 1);
     }
 #else
     (void)maps;
@@ -394,6 +409,8 @@ int cv_cuda_attention_hopper(CvCuda *cuda, const CvAttend *a)
     const int64_t step[2] = { DIM, (int64_t)a->heads * DIM };
     const int box_q[3] = { HALF, 1, QUERIES }, box_k[3] = { HALF, 1, KEYS };
     const CvPlan plan = make_plan(cuda, a);
+    auto kernel = a->out_scale ? attention_hopper_kernel<true>
+                               : attention_hopper_kernel<false>;
     Maps maps;
     int err = cv_tensor_map(cuda, &maps.q, a->q, dim_q, step, box_q);
 
@@ -402,7 +419,7 @@ int cv_cuda_attention_hopper(CvCuda *cuda, const CvAttend *a)
     if (!err)
         err = cv_tensor_map(cuda, &maps.v, a->v, dim_k, step, box_k);
     if (!err)
-        err = CV_LAUNCH(cuda, cuda->stream, attention_hopper_kernel,
+        err = CV_LAUNCH(cuda, cuda->stream, kernel,
                         cv_plan_blocks(&plan, a->heads), THREADS,
                         sizeof(Tiles), maps, *a, plan);
     if (!err)

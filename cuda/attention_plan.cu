@@ -50,6 +50,19 @@ merge_parts_kernel(CvAttend a, CvPlan plan, int first_head, float factor,
 #pragma unroll
     for (int j = 0; j < 4; j++)
         o[j] = __fdividef(o[j] * unit, sum) + v[j];
+    if (a.out_scale) {
+        float inverse;
+        const float scale = cv_results_scale(a, &inverse);
+
+        if (head == 0 && lane == 0)
+            a.out_scale[query] = scale;
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            o[j] *= inverse;
+        *(uint32_t *)((uint8_t *)a.out + ((int64_t)query * a.heads + head) *
+                      DIM + lane * 4) = cv_pack_fp8(o);
+        return;
+    }
     cv_store_n<4>((cv_bf16 *)a.out + ((int64_t)query * a.heads + head) * DIM +
                   lane * 4, o);
 }

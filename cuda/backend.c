@@ -262,6 +262,9 @@ static void choose_types(CvCuda *cuda, const CvCudaSettings *settings)
     b->narrow     = b->fp8 && settings->fp8 == CV_FP8_ALL;
     if (b->fp8 && settings->fp8 != CV_FP8_NEVER && cv_cuda_has_fp8(cuda))
         b->product = CV_F8_E4M3;
+    if (b->product == CV_F8_E4M3 && cuda->hopper &&
+        cuda->trials & CV_TRIAL_OUTPUTS8)
+        b->product_heads = 128;
     snprintf(b->device + used, sizeof(b->device) - used, ", %s",
              settings->float32 ? "float32" : !b->narrow ? "bf16" :
              b->product == CV_F8_E4M3 ? "fp8" : "bf16 with weights in fp8");

@@ -4,9 +4,10 @@
  * SPDX-License-Identifier: BSD-2-Clause
  *
  * Where the kernel that makes a row has all of it, it leaves in fp8 (norm.cu),
- * or where its scale is known before (product8.cu). Attention's rows are made by
- * heads, and come here, as do those of products that product8.cu does not take:
- * a block has a row, in registers between its largest number and its output.
+ * or where its scale is known before (product8.cu; attention_plan.cuh as a
+ * trial). Else attention's rows, which are made by heads, come here, as do those
+ * of products that product8.cu does not take: a block has a row, in registers
+ * between its largest number and its output.
  *
  * All is bound by bytes. Predicted for an H200:
  *   attention's output  32760 x 5120    0.50 GB                 0.13 ms

@@ -30,6 +30,7 @@ int cv_trials(unsigned *trials, CvLog *log)
         { "product8", CV_TRIAL_PRODUCT8 },
         { "ring8", CV_TRIAL_RING8 },
         { "uploads", CV_TRIAL_UPLOADS },
+        { "outputs8", CV_TRIAL_OUTPUTS8 },
     };
     const char *at = getenv("CAUSVID_CUDA_TRIALS");
     unsigned found;
@@ -45,7 +46,7 @@ int cv_trials(unsigned *trials, CvLog *log)
         if (!found)
             return cv_fail(log, EINVAL, "CAUSVID_CUDA_TRIALS: '%.*s' is no "
                            "trial; expected 1 for all, or some of product8, "
-                           "ring8, uploads with commas between them",
+                           "ring8, uploads, outputs8 with commas between them",
                            (int)(length < 40 ? length : 40), at);
         at += length + (at[length] == ',');
     }

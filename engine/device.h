@@ -101,7 +101,8 @@ typedef enum CvTrials {
     CV_TRIAL_PRODUCT8 = 1 << 0, /* "product8": a product that ends in fp8 */
     CV_TRIAL_RING8    = 1 << 1, /* "ring8": a causal ring in 8 bits */
     CV_TRIAL_UPLOADS  = 1 << 2, /* "uploads": beside operations */
-    CV_TRIALS_ALL     = (1 << 3) - 1,
+    CV_TRIAL_OUTPUTS8 = 1 << 3, /* "outputs8": attention's output in fp8 */
+    CV_TRIALS_ALL     = (1 << 4) - 1,
 } CvTrials;
 
 /* What the environment asks for. EINVAL: a name that is none; log may be

@@ -177,6 +177,88 @@ void test_attention8(Env *e)
     e->aligned = 0;
 }
 
+/* ---- to fp8 ---- */
+
+/* The same as bf16, made fp8 by a scale that max |v| gives: `largest` has it,
+ * `most` is it. The results of `out` are given. */
+static void compare_outputs(Env *e, CvAttention a, const Buffer *out,
+                            Narrow *to, const Buffer *largest, double most,
+                            const char *name)
+{
+    const int64_t n = to->t.dim[0], all = n * to->t.dim[1];
+    double *values = malloc((size_t)(all + n) * sizeof(*values));
+    double *bounds = values + all;
+    char what[128];
+
+    if (!values) {
+        fputs("Bail out! out of memory\n", stdout);
+        exit(255);
+    }
+    for (int64_t i = 0; i < all; i++)
+        values[i] = out->host[i];
+    for (int64_t i = 0; i < n; i++)
+        bounds[i] = most * 448 / 416;
+    a.out       = &to->t;
+    a.out_scale = &to->scale->t;
+    a.largest   = &largest->t;
+    called(e, cv_attention(e->b, &a), "attention");
+    snprintf(what, sizeof(what), "attention to fp8, %lld rows, %s",
+             (long long)n, name);
+    /* What it is compared with has been rounded to bf16. */
+    compare_narrow(e, to, values, bounds, 1.0 / 256, 1e-6, what);
+    free(values);
+}
+
+/* With repeats of the last key it is computed in bf16. */
+static void outputs_case(Env *e, Kind kind, int64_t n, int64_t m,
+                         int64_t heads, int64_t repeats)
+{
+    Narrow to = make_narrow(e, n, heads * D, 0, 0);
+    Buffer *q = numbers(e, kind, 0, n, heads);
+    Buffer *k = numbers(e, kind, 1, m, heads);
+    Buffer *v = numbers(e, kind, 2, m, heads);
+    Buffer *out = OUTPUT(e, CV_BF16, n, heads, D);
+    Buffer *largest = writable(INPUT(e, CV_F32, 1, 1));
+    CvAttention a = { .out = &out->t, .q = &q->t, .k = &k->t, .v = &v->t,
+                      .scale = 1 / sqrtf((float)D), .last_repeats = repeats };
+    float most = 0;
+
+    if (kind == EQUAL && n == 1) { /* and 0 */
+        float *zeros = calloc((size_t)v->n, sizeof(*zeros));
+
+        set_contents(e, v, zeros);
+        free(zeros);
+    }
+    set_contents(e, largest, &most);
+    for (int64_t i = 0; i < v->n; i++)
+        most = fmaxf(most, fabsf(v->host[i]));
+    called(e, cv_largest(e->b, &largest->t, &v->t), "largest");
+    called(e, cv_attention(e->b, &a), "attention");
+    called(e, cv_finish(e->b), "finish");
+    called(e, cv_download(e->b, out->host, &out->t), "download");
+    compare_outputs(e, a, out, &to, largest, (double)most, names[kind]);
+    free_narrow(e, &to);
+    end_case(e);
+}
+
+void test_outputs8(Env *e)
+{
+    e->aligned = 1;
+    for (int kind = 0; kind < N_KINDS; kind++) {
+        int64_t n = random_int(e, 1, 140), m = random_int(e, 1, 400);
+
+        outputs_case(e, (Kind)kind, n, m, random_int(e, 1, 3),
+                     kind % 2 ? 1 : 5);
+    }
+    outputs_case(e, EQUAL, 1, 20, 2, 1);
+    outputs_case(e, EQUAL, 1, 20, 2, 3);
+    /* The last wave is shared out: both kernels. */
+    outputs_case(e, NORMAL, 70, 1500, 2, 1);
+    outputs_case(e, NORMAL, 70, 1500, 2, 7);
+    outputs_case(e, NORMAL, 150, 900, 3, 1);
+    e->aligned = 0;
+}
+
 /* ---- a ring ---- */
 
 /* What a block's numbers are like, in all and in every 50th channel. */
@@ -222,7 +304,9 @@ enum { SEEN = 64 }; /* queries of a block that are looked at */
 typedef struct Ring {
     CvRing ring;
     Buffer *q, *k, *v;   /* what should be in it, and today's form of it */
-    Buffer *qkv, *norm[2], *rope, *out;
+    Buffer *qkv, *norm[2], *rope, *out, *largest;
+    Narrow narrow;       /* out in fp8 */
+    double most;         /* of values that were written */
     float *numbers;      /* for qkv */
     double *expected, *score;
 } Ring;
@@ -251,6 +335,8 @@ static void open_ring(Env *e, Ring *r, int64_t slots, int64_t tokens,
         r->norm[i] = INPUT(e, CV_F32, 1, width);
     r->rope = INPUT(e, CV_F32, 1, tokens, D / 2, 2);
     r->out = OUTPUT(e, CV_BF16, SEEN < tokens ? SEEN : tokens, heads, D);
+    r->narrow = make_narrow(e, r->out->t.dim[0], heads * D, 0, 0);
+    r->largest = writable(INPUT(e, CV_F32, 1, 1));
     r->expected = make_doubles(e, r->out->n);
     r->score = make_doubles(e, rows);
     for (int64_t i = 0; i < r->rope->n; i++)
@@ -268,8 +354,13 @@ static void write_ring(Env *e, Ring *r, const Look *look, int64_t slot,
     CvTensor rope = cv_rows(&r->rope->t, 0, n);
     CvQkNormRope a = { .out_q = &q, .row = row, .qkv = &qkv,
                        .norm_q = &r->norm[0]->t, .norm_k = &r->norm[1]->t,
-                       .rope = &rope, .eps = 1e-6f, .ring = &r->ring,
-                       .alone = alone };
+                       .rope = &rope, .largest = &r->largest->t,
+                       .eps = 1e-6f, .ring = &r->ring, .alone = alone };
+    const float zero = 0;
+
+    if (alone)
+        set_contents(e, r->largest, &zero);
+    r->most = alone ? 0 : r->most;
 
     for (int64_t i = 0; i < n * 3 * width; i++) {
         int part = (int)(i / width % 3), some = i % D % 50 == 3;
@@ -303,10 +394,13 @@ static void write_ring(Env *e, Ring *r, const Look *look, int64_t slot,
             rms = 0;
             for (int64_t i = 0; i < width; i++)
                 rms += (double)x[i] * x[i] / (double)width;
-            for (int64_t i = 0; i < width; i++)
+            for (int64_t i = 0; i < width; i++) {
                 y[i] = part == 2 ? x[i]
                                  : (float)(x[i] / sqrt(rms + 1e-6) *
                                            r->norm[part]->host[i]);
+                if (part == 2)
+                    r->most = fmax(r->most, fabs((double)y[i]));
+            }
         }
 }
 
@@ -335,6 +429,8 @@ static void see_ring(Env *e, Ring *r, int64_t n, int64_t keys,
     compare(e, r->out, r->expected, "ring of %lld, block %lld, %s",
             (long long)r->ring.tokens, (long long)block, name);
     error = e->worst;
+    if (seen == all)
+        compare_outputs(e, a, r->out, &r->narrow, r->largest, r->most, name);
     printf("# ring of %lld x %lld, block %lld, %4lld keys: %.4f",
            (long long)r->ring.slots, (long long)r->ring.tokens,
            (long long)block, (long long)keys, error);
@@ -386,6 +482,7 @@ static void ring_case(Env *e, const Drift *drift, int64_t slots,
     e->tolerance = tolerance;
     called(e, cv_finish(e->b), "finish");
     e->b->ops->release(e->b, r.ring.data.data);
+    free_narrow(e, &r.narrow);
     free(r.numbers);
     end_case(e);
 }
@@ -406,7 +503,7 @@ void test_ring8(Env *e)
     e->aligned = 0;
 }
 
-/* Of a backend that has no form of its own. */
+/* Of a backend that has no form of its own, and attends to A alone. */
 void test_no_ring(Env *e)
 {
     CvLog *log = e->b->log;
@@ -425,6 +522,13 @@ void test_no_ring(Env *e)
             .out = &out->t, .q = &q->t, .ring = &ring, .keys = 1, .scale = 1,
             .last_repeats = 1 }) != CAUSVID_ERR(EINVAL))
         fail(e, "a ring is read that the backend does not have");
+    if (cv_attention(e->b, &(CvAttention){
+            .out = &CV_TENSOR(out->t.data, CV_F8_E4M3, 4, 16),
+            .out_scale = &CV_TENSOR(out->t.data, CV_F32, 4),
+            .largest = &CV_TENSOR(out->t.data, CV_F32, 1),
+            .q = &q->t, .k = &q->t, .v = &q->t, .scale = 1,
+            .last_repeats = 1 }) != CAUSVID_ERR(EINVAL))
+        fail(e, "attention writes fp8, which the backend does not say");
     e->b->log = log;
     end_case(e);
 }

@@ -17,15 +17,6 @@
 #define COLUMNS 256 /* as which all of it is read */
 #define CANARY 0x35
 
-/* A matrix of E4M3 between margins, with its scales. */
-typedef struct Narrow {
-    CvTensor t, whole;
-    void *memory;
-    Buffer *scale;
-    uint8_t *bytes;  /* of an input [rows * columns] */
-    double *values;  /* and what they are, without the scale */
-} Narrow;
-
 static void *need(void *p)
 {
     if (!p) {
@@ -44,9 +35,8 @@ static double value_of(uint8_t byte)
     return byte & 0x80 ? -x : x;
 }
 
-/* input: of random numbers, times scales that bring them to about `size`. */
-static Narrow make_narrow(Env *e, int64_t rows, int64_t columns, int input,
-                          double size)
+Narrow make_narrow(Env *e, int64_t rows, int64_t columns, int input,
+                   double size)
 {
     /* first, so that it decides about addresses */
     Narrow m = { .scale = input ? INPUT(e, CV_F32, 1, rows)
@@ -112,7 +102,7 @@ static float *read_all(Env *e, const Narrow *m)
     return values;
 }
 
-static void free_narrow(Env *e, Narrow *m)
+void free_narrow(Env *e, Narrow *m)
 {
     called(e, cv_finish(e->b), "finish");
     e->b->ops->release(e->b, m->memory);
@@ -132,12 +122,9 @@ static int is_near(double number, double y, double slack, double around)
                                around;
 }
 
-/* `expected` [rows, columns] in fp8; sums: the size of what may have been lost
- * in sums, relative to a row's largest number. bounds: of rows, what scales may
- * be made of instead of their largest number; or NULL. */
-static void compare_narrow(Env *e, const Narrow *m, const double *expected,
-                           const double *bounds, double slack, double sums,
-                           const char *what)
+void compare_narrow(Env *e, const Narrow *m, const double *expected,
+                    const double *bounds, double slack, double sums,
+                    const char *what)
 {
     const int64_t rows = m->t.dim[0], columns = m->t.dim[1];
     const int64_t before = (uint8_t *)m->t.data - (uint8_t *)m->memory;

@@ -45,6 +45,15 @@ typedef struct Env {
     uint64_t hash;       /* of the bits of all results */
 } Env;
 
+/* A matrix of E4M3 between margins, with its scales. */
+typedef struct Narrow {
+    CvTensor t, whole;
+    void *memory;
+    Buffer *scale;
+    uint8_t *bytes;  /* of an input [rows * columns] */
+    double *values;  /* and what they are, without the scale */
+} Narrow;
+
 typedef struct OpTest {
     const char *op;
     void (*run)(Env *e);
@@ -89,12 +98,25 @@ double *make_doubles(Env *e, int64_t n);
 /* The inner product, for references. */
 double dot(const float *a, const float *b, int64_t n);
 
+/* ops_narrow.c. input: of random numbers, times scales that bring them to about
+ * `size`. To be freed. */
+Narrow make_narrow(Env *e, int64_t rows, int64_t columns, int input,
+                   double size);
+void free_narrow(Env *e, Narrow *m);
+
 /* ---- results ---- */
 
 void fail(Env *e, const char *format, ...) CV_PRINTF(2, 3);
 /* Compare with `expected`, in the first run; the format describes the case. */
 void compare(Env *e, Buffer *buf, const double *expected, const char *format,
              ...) CV_PRINTF(4, 5);
+/* `expected` [rows, columns], known but for `slack` of its size, in fp8; sums:
+ * the size of what may have been lost in sums, relative to a row's largest
+ * number. bounds: of rows, what scales may be made of instead of their largest
+ * number; or NULL. ops_narrow.c */
+void compare_narrow(Env *e, const Narrow *m, const double *expected,
+                    const double *bounds, double slack, double sums,
+                    const char *what);
 /* Check that the call succeeded. */
 void called(Env *e, int err, const char *op);
 /* Check canaries and inputs, release everything. */
@@ -125,6 +147,7 @@ void test_used_memory(Env *e);
 void test_linear(Env *e);          /* ops_linear.c */
 void test_attention(Env *e);
 void test_attention8(Env *e);      /* ops_attention.c */
+void test_outputs8(Env *e);
 void test_ring8(Env *e);
 void test_no_ring(Env *e);
 void test_add_product(Env *e);     /* ops_linear.c */

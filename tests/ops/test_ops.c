@@ -86,6 +86,7 @@ static const OpTest narrow_tests[] = {
 
 static const OpTest ring8_tests[] = {
     { "ring", test_ring8 },
+    { "outputs8", test_outputs8 },
     { NULL, NULL },
 };
 
@@ -120,7 +121,7 @@ typedef struct Backend {
     .cuda.attention8 = CV_ATTENTION8_ALWAYS, .tests = attention8_tests
 #define RING                                                               \
     .cuda.attention8 = CV_ATTENTION8_ALWAYS, .cuda.trials = CV_TRIALS_ALL, \
-    .tests = ring8_tests
+    .cuda.fp8 = CV_FP8_ALL, .tests = ring8_tests
 static const Backend backends[] = {
     { "cpu", 3e-6, .kernels = NULL },
     { "cpu-avx512", 3e-6, .kernels = "avx512" },

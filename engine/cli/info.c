@@ -26,6 +26,7 @@ static int open_model(CvModel *model, const CausvidSettings *settings,
                       CvType type, CvLog *log)
 {
     CvBackend *backend;
+    unsigned trials;
     int err = cv_null_open(&backend, log);
 
     if (err < 0)
@@ -35,6 +36,12 @@ static int open_model(CvModel *model, const CausvidSettings *settings,
     backend->narrow = backend->fp8 &&
                       settings->precision == CAUSVID_PRECISION_FP8;
     backend->product = backend->narrow ? CV_F8_E4M3 : type;
+    if ((err = cv_trials(&trials, log)) < 0) {
+        backend->close(&backend);
+        return err;
+    }
+    if (backend->narrow && trials & CV_TRIAL_OUTPUTS8)
+        backend->product_heads = 128;
     return cv_model_open(model, settings, backend, log);
 }
 

@@ -228,10 +228,13 @@ static Cache cache_of(const CvDitState *state, int64_t layer)
     return c;
 }
 
-/* q, and the block's keys and values into the cache. */
-static int write_cache(Pass *p, const CvDitLayer *layer, const Cache *c)
+/* q, and the block's keys and values into the cache. largest: of the values, or
+ * NULL; it begins anew with the first rows of a cache that has none. */
+static int write_cache(Pass *p, const CvDitLayer *layer, const Cache *c,
+                       const CvTensor *largest)
 {
     const int own = c->ring.data.data != NULL;
+    const int alone = p->row == 0 && p->keys <= p->state->ring.tokens;
     const CvDit *dit = p->dit;
     size_t mark = cv_arena_mark(p->run->arena);
     CvTensor qkv = CV_TENSOR(NULL, p->b->activation, p->n, 3 * dit->size.dim);
@@ -244,14 +247,15 @@ static int write_cache(Pass *p, const CvDitLayer *layer, const Cache *c)
                                SHIFT_SELF, SCALE_SELF, dit->eps);
     if (!err)
         err = multiply(p, &qkv, NULL, &in, &layer->qkv, CV_EPI_NONE);
+    if (!err && largest && alone)
+        err = cv_zero(p->b, largest);
     if (!err)
         err = cv_qk_norm_rope(p->b, &(CvQkNormRope){
             .out_q = &p->q, .cache_k = own ? NULL : &c->k,
             .cache_v = own ? NULL : &c->v, .row = p->row, .qkv = &qkv,
             .norm_q = &layer->self_norm_q, .norm_k = &layer->self_norm_k,
-            .rope = &p->rope, .eps = dit->eps,
-            .ring = own ? &c->ring : NULL,
-            .alone = p->row == 0 && p->keys <= c->ring.tokens });
+            .rope = &p->rope, .largest = largest, .eps = dit->eps,
+            .ring = own ? &c->ring : NULL, .alone = alone });
     cv_arena_release(p->run->arena, mark);
     return err;
 }
@@ -261,25 +265,28 @@ static int write_cache(Pass *p, const CvDitLayer *layer, const Cache *c)
 static int attend(Pass *p, CvAttention a, const CvDitLinear *o, int gate_row)
 {
     const CvDit *dit = p->dit;
+    const int narrow = is_narrow(p, o), direct = narrow && a.largest;
     size_t mark = cv_arena_mark(p->run->arena);
     CvTensor seen = CV_TENSOR(NULL, p->b->activation, p->n, dit->size.heads,
                               dit->head_dim);
     CvTensor rows;
     Input in;
-    int err = take_input(p, &in, o, is_narrow(p, o));
+    int err = take_input(p, &in, o, narrow);
 
-    if (scale_of(&in))
+    if (narrow && !direct)
         take(p, &err, &seen);
     else
         seen.data = in.x.data;
-    a.out   = &seen;
-    a.q     = &p->q;
-    a.scale = (float)(1 / sqrt((double)dit->head_dim));
+    a.out       = direct ? &in.x : &seen;
+    a.out_scale = direct ? &in.scale : NULL;
+    a.q         = &p->q;
+    a.scale     = (float)(1 / sqrt((double)dit->head_dim));
     if (!err)
         err = cv_attention(p->b, &a);
-    /* A factor is one of a row, of which attention has a head at a time. */
+    /* A factor is one of a row, of which attention has a head at a time: it
+     * makes fp8 by itself only where a bound is known. */
     rows = CV_RESHAPE(seen, p->n, dit->size.dim);
-    if (!err && scale_of(&in))
+    if (!err && narrow && !direct)
         err = cv_quantise(p->b, &in.x, &in.scale, &rows);
     if (!err)
         err = add_product(p, &in, o, gate_row);
@@ -295,6 +302,7 @@ static int cross_attention(Pass *p, const CvDitLayer *layer, int64_t i)
     CvTensor v = cv_dit_layer_rows(&state->text_v, i, state->text_rows);
     CvTensor q = CV_RESHAPE(p->q, p->n, dit->size.dim);
     size_t mark = cv_arena_mark(p->run->arena);
+    CvTensor largest;
     Input in;
     int err = take_input(p, &in, &layer->cross_q,
                          is_narrow(p, &layer->cross_q));
@@ -313,7 +321,8 @@ static int cross_attention(Pass *p, const CvDitLayer *layer, int64_t i)
         err = cv_rms_norm(p->b, &q, &q, &layer->cross_norm_q, dit->eps);
     if (!err)
         err = attend(p, (CvAttention){ .k = &k, .v = &v, .last_repeats =
-                     state->text_repeats }, &layer->cross_o, -1);
+                     state->text_repeats, .largest = cv_dit_largest(state,
+                     dit->size.layers + i, &largest) }, &layer->cross_o, -1);
     return err;
 }
 
@@ -344,15 +353,16 @@ static int run_layer(Pass *p, const CvDitLayer *layer, int64_t i, int kv_only)
 {
     const int64_t step = part_rows(p);
     const Cache c = cache_of(p->state, i);
-    CvAttention self = { .last_repeats = 1 };
-    CvTensor k, v;
+    CvTensor k, v, largest;
+    CvAttention self = { .last_repeats = 1, .largest =
+                         cv_dit_largest(p->state, i, &largest) };
     int err;
 
     err = cv_modulation(p->b, &p->mod, &layer->modulation, &p->e0);
     for (int64_t first = 0; first < p->n && !err; first += step) {
         Pass part = part_of(p, first, step < p->n - first ? step : p->n - first);
 
-        err = write_cache(&part, layer, &c);
+        err = write_cache(&part, layer, &c, self.largest);
     }
     if (err || kv_only)
         return err;

@@ -68,6 +68,10 @@ typedef struct CvDitState {
     CvTensor cache_k, cache_v; /* A [layers, slots * tokens, heads, d]; with
                                   one slot no pass reads what another wrote:
                                   all layers share one layer's room */
+    CvTensor largest;      /* float32 [2 * layers], where attention's outputs may
+                              be fp8: the largest number of each layer's values
+                              in the cache, then of the text's. Else without
+                              data */
     CvRing ring;           /* or, where the backend has a form of its own for
                               several slots: data U8 [layers, bytes] */
 } CvDitState;

@@ -114,6 +114,16 @@ static inline CvTensor cv_dit_layer_rows(const CvTensor *t, int64_t layer,
     return cv_rows(&view, 0, rows);
 }
 
+/* One of state->largest, in `one`; NULL where there are none. */
+static inline const CvTensor *cv_dit_largest(const CvDitState *state,
+                                             int64_t i, CvTensor *one)
+{
+    if (!state->largest.data)
+        return NULL;
+    *one = cv_rows(&state->largest, i, 1);
+    return one;
+}
+
 /* out = epilogue-less x * weight^T + bias. */
 static inline int cv_dit_linear(CvBackend *b, const CvTensor *out,
                                 const CvTensor *x, const CvDitLinear *linear,

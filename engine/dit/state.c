@@ -37,6 +37,11 @@ int cv_dit_state(CvDitState *state, const CvDit *dit, CvRun *run, int h, int w,
     state->text_k = CV_TENSOR(NULL, act, size->layers, CV_DIT_TEXT_ROWS,
                               size->heads, dit->head_dim);
     state->text_v = state->text_k;
+    if (run->backend->product_heads == dit->head_dim) {
+        state->largest = CV_TENSOR(NULL, CV_F32, 2 * size->layers);
+        if ((err = cv_arena_tensor(run->arena, &state->largest)) < 0)
+            return err;
+    }
     if (own) {
         state->ring.data = CV_TENSOR(NULL, CV_U8, layers, own);
         err = cv_arena_tensor(run->arena, &state->ring.data);
@@ -108,6 +113,9 @@ static int set_layer(const CvDit *dit, CvRun *run, const CvDitState *state,
     size_t mark = cv_arena_mark(run->arena);
     CvTensor k = cv_dit_layer_rows(&state->text_k, number, rows);
     CvTensor v = cv_dit_layer_rows(&state->text_v, number, rows);
+    CvTensor one;
+    const CvTensor *largest = cv_dit_largest(state, dit->size.layers + number,
+                                             &one);
     CvDitTextLayer layer;
     int err = cv_dit_get_text_layer(dit, run, number, &layer);
 
@@ -119,6 +127,10 @@ static int set_layer(const CvDit *dit, CvRun *run, const CvDitState *state,
         err = cv_rms_norm(b, &k, &k, &layer.norm_k, dit->eps);
     if (!err)
         err = cv_dit_linear(b, &v, context, &layer.v, CV_EPI_NONE);
+    if (!err && largest)
+        err = cv_zero(b, largest);
+    if (!err && largest)
+        err = cv_largest(b, largest, &v);
     cv_arena_release(run->arena, mark);
     return err;
 }

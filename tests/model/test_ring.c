@@ -1,7 +1,7 @@
 /*
  * Clips whose keys and values are kept in 8 bits, beside those of the same model
- * in bf16: blocks, passes and the ring that goes round, on the emulated CUDA
- * backend, or with --gpu on a GPU.
+ * in bf16, and clips in fp8 whose attention writes fp8: blocks, passes and the
+ * ring that goes round, on the emulated CUDA backend, or with --gpu on a GPU.
  *
  * SPDX-License-Identifier: BSD-2-Clause
  */
@@ -28,7 +28,7 @@ static void write_log(void *cookie, enum CausvidLogLevel level,
 typedef struct Run {
     float *latents; /* of all blocks */
     int64_t n;      /* of a block */
-    int is_ring;
+    int is_ring, has_bounds;
 } Run;
 
 /* Latents of the first blocks of a clip. With guidance there are two rings. */
@@ -55,6 +55,7 @@ static int generate(CvGenerator *g, const CvModel *model, int64_t blocks,
         return err;
     run->n = cv_elements(&g->sampler.x0);
     run->is_ring = g->text.ring.data.data != NULL;
+    run->has_bounds = g->text.largest.data != NULL;
     run->latents = malloc((size_t)(BLOCKS * run->n) * sizeof(float));
     if (!run->latents)
         tap_bail("out of memory");
@@ -70,11 +71,12 @@ static int generate(CvGenerator *g, const CvModel *model, int64_t blocks,
     return err;
 }
 
-static Run run_model(CvAttention8 attention8, int64_t blocks)
+static Run run_model(CvAttention8 attention8, CvFp8 fp8, unsigned trials,
+                     int64_t blocks)
 {
     CausvidSettings settings;
     CvCudaSettings cuda = { .abi = CV_CUDA_ABI, .attention8 = attention8,
-                            .trials = CV_TRIAL_RING8 };
+                            .fp8 = fp8, .trials = trials };
     char why[CV_WHY_SIZE];
     CvBackend *backend;
     CvGenerator g;
@@ -114,15 +116,40 @@ static double error_of(const Run *got, const Run *want, int64_t block)
     return sqrt(wrong / norm);
 }
 
+/* fp8 all along: with attention's output made fp8 after it, and by it. */
+static void test_outputs(CvAttention8 attention8, const Run *bf16)
+{
+    Run after = run_model(attention8, CV_FP8_ALL, CV_TRIAL_RING8, SLOTS);
+    Run by = run_model(attention8, CV_FP8_ALL,
+                       CV_TRIAL_RING8 | CV_TRIAL_OUTPUTS8, SLOTS);
+
+    ok(!after.has_bounds && by.has_bounds &&
+       by.is_ring == (attention8 != CV_ATTENTION8_NEVER),
+       "outputs in fp8, %s", by.is_ring ? "a ring" : "bf16 attention");
+    for (int64_t i = 0; i < SLOTS; i++) {
+        double with = error_of(&by, bf16, i);
+        double without = error_of(&after, bf16, i);
+
+        ok(error_of(&by, &after, i) > 0 && with < 1.1 * without,
+           "block %lld: %.4f from bf16, and made fp8 after it %.4f",
+           (long long)i, with, without);
+    }
+    free(after.latents);
+    free(by.latents);
+}
+
 int main(int argc, char **argv)
 {
     Run want, got, again;
 
     setenv("EMULATED_CAPABILITY", "90", 1);
     use_module(argc, argv);
-    want  = run_model(CV_ATTENTION8_NEVER, BLOCKS);
-    got   = run_model(CV_ATTENTION8_ALWAYS, BLOCKS);
-    again = run_model(CV_ATTENTION8_ALWAYS, SLOTS);
+    want  = run_model(CV_ATTENTION8_NEVER, CV_FP8_NEVER, CV_TRIAL_RING8,
+                      BLOCKS);
+    got   = run_model(CV_ATTENTION8_ALWAYS, CV_FP8_NEVER, CV_TRIAL_RING8,
+                      BLOCKS);
+    again = run_model(CV_ATTENTION8_ALWAYS, CV_FP8_NEVER, CV_TRIAL_RING8,
+                      SLOTS);
     ok(!want.is_ring && got.is_ring, "8 bits are kept");
     for (int64_t i = 0; i < BLOCKS; i++) {
         double error = error_of(&got, &want, i);
@@ -135,6 +162,8 @@ int main(int argc, char **argv)
     ok(!memcmp(got.latents, again.latents,
                (size_t)(SLOTS * got.n) * sizeof(float)),
        "again: the same bytes");
+    test_outputs(CV_ATTENTION8_NEVER, &want);
+    test_outputs(CV_ATTENTION8_ALWAYS, &want);
     free(want.latents);
     free(got.latents);
     free(again.latents);

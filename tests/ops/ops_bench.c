@@ -289,6 +289,41 @@ static void bench_attention8(Bench *s, int64_t n, int64_t m, int64_t heads,
     release(s);
 }
 
+/* What a product in fp8 follows: made fp8 after attention, and by it. repeats:
+ * more than 1 for attention to the text, in bf16. */
+static void bench_outputs(Bench *s, int64_t n, int64_t m, int64_t heads,
+                          int64_t repeats)
+{
+    CvType type = s->b->activation;
+    CvTensor *y = narrow_tensor(s, n, heads * 128);
+    CvTensor *scale = TENSOR(s, CV_F32, n);
+    CvTensor *out = TENSOR(s, type, n, heads, 128);
+    CvTensor rows = CV_RESHAPE(*out, n, heads * 128);
+    CvAttention a = { .out = out, .q = TENSOR(s, type, n, heads, 128),
+                      .k = TENSOR(s, type, m, heads, 128),
+                      .v = TENSOR(s, type, m, heads, 128),
+                      .largest = TENSOR(s, CV_F32, 1),
+                      .scale = 1 / sqrtf(128), .last_repeats = repeats };
+    const double work = 4.0 * (double)(n * m) * (double)(heads * 128);
+    char text[64];
+
+    TIME(s, cv_attention(s->b, &a) || cv_quantise(s->b, y, scale, &rows));
+    snprintf(text, sizeof(text), "%d x %d, %d heads, then to fp8", (int)n,
+             (int)m, (int)heads);
+    print(s, "attention", work, "GFLOP/s", text);
+    if (s->b->product_heads == 128) {
+        if (cv_zero(s->b, a.largest) || cv_largest(s->b, a.largest, a.v))
+            fputs("# the operation failed\n", stderr);
+        a.out = y;
+        a.out_scale = scale;
+        TIME(s, cv_attention(s->b, &a));
+        snprintf(text, sizeof(text), "%d x %d, %d heads, to fp8", (int)n,
+                 (int)m, (int)heads);
+        print(s, "attention", work, "GFLOP/s", text);
+    }
+    release(s);
+}
+
 /* A pass over a block of n tokens and a ring that is full: what goes into the
  * ring, with the norm and rotation before it, and attention, the queries made 8
  * bits included. Beside it, norm and rotation into tensors. */
@@ -419,6 +454,13 @@ static void bench_block(Bench *s, int64_t n, int64_t heads)
     print(s, "rms_norm", 2.0 * (double)cv_tensor_bytes(y), "GB/s", text);
     TIME(s, cv_qk_norm_rope(s->b, &a));
     print(s, "norm_rope", 2.0 * (double)cv_tensor_bytes(qkv), "GB/s", text);
+    if (s->b->product_heads) {
+        a.largest = TENSOR(s, CV_F32, 1);
+        TIME(s, cv_zero(s->b, a.largest) || cv_qk_norm_rope(s->b, &a));
+        snprintf(text, sizeof(text), "[%d, %d] and max |v|", (int)n, (int)d);
+        print(s, "norm_rope", 2.0 * (double)cv_tensor_bytes(qkv), "GB/s",
+              text);
+    }
     release(s);
 }
 
@@ -556,6 +598,12 @@ void bench_gpu(CvBackend *b, const char *only, int json)
         bench_attention(&s, 4680, 512, 12, 128);
         bench_attention(&s, 6240, 6240, 1, 384);
         bench_attention(&s, 512, 512, 64, 64);
+    }
+    if (only && wanted(&s, "outputs8") && b->product == CV_F8_E4M3) {
+        bench_outputs(&s, 32760, 32760, 40, 1);
+        bench_outputs(&s, 32760, 512, 40, 400);
+        bench_outputs(&s, 4680, 18720, 12, 1);
+        bench_outputs(&s, 4680, 512, 12, 400);
     }
     if (only && wanted(&s, "attention8")) {
         bench_attention8(&s, 32760, 32760, 40, 0);

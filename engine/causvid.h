@@ -26,15 +26,18 @@
  * Rules that hold for every function:
  * - Functions return 0 or a negative error, CAUSVID_ERR(errno value); the
  *   numbers are AVERROR's on POSIX systems. Every error is also logged as one
- *   line: what was found, what was expected, what to do.
+ *   line: what was found, what was expected, what to do. Only a NULL where a
+ *   context, a struct or a text is needed is EINVAL without a line.
  * - The library never prints, exits, aborts, installs signal handlers or keeps
- *   mutable globals, and reads one environment variable, CAUSVID_CUDA_MODULE:
+ *   mutable globals, and reads two environment variables. CAUSVID_CUDA_MODULE:
  *   the file of the CUDA backend, instead of libcausvid_cuda.so beside this
- *   library. (CUDA and OpenBLAS have variables of their own. OpenBLAS, when
- *   it is compiled in, is switched to one thread per caller: libcausvid brings
- *   its own threads.)
- * - A context may be used from different threads in turn, by one at a time.
- *   Contexts are independent of each other.
+ *   library. CAUSVID_CUDA_TRIALS: for measuring, see docs/kernels.md. (CUDA and
+ *   OpenBLAS have variables of their own. OpenBLAS, when it is compiled in, is
+ *   switched to one thread per caller: libcausvid brings its own threads.)
+ * - A context may be used from different threads in turn, by one at a time:
+ *   who wants to end a call from another thread, closing included, lets the
+ *   abort callback say so and waits until the call has returned. Contexts are
+ *   independent of each other.
  */
 #ifndef CAUSVID_H
 #define CAUSVID_H

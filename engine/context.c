@@ -47,11 +47,16 @@ void causvid_default_settings(CausvidSettings *settings)
 
 int causvid_open(CausvidContext **ctx, const CausvidSettings *settings)
 {
-    CausvidContext *c = calloc(1, sizeof(*c));
+    CausvidContext *c;
     struct timespec began, now;
     int err;
 
+    if (!ctx)
+        return CAUSVID_ERR(EINVAL);
     *ctx = NULL;
+    if (!settings)
+        return CAUSVID_ERR(EINVAL);
+    c = calloc(1, sizeof(*c));
     if (!c)
         return CAUSVID_ERR(ENOMEM);
     clock_gettime(CLOCK_MONOTONIC, &began);
@@ -96,8 +101,11 @@ void causvid_close(CausvidContext **ctx)
 
 int causvid_get_info(const CausvidContext *ctx, CausvidInfo *info)
 {
-    const CvRecipe *r = &ctx->model.recipe;
+    const CvRecipe *r;
 
+    if (!ctx || !info)
+        return CAUSVID_ERR(EINVAL);
+    r = &ctx->model.recipe;
     memset(info, 0, sizeof(*info));
     info->name          = r->name;
     info->backend       = ctx->model.backend->name;
@@ -119,10 +127,13 @@ int causvid_get_info(const CausvidContext *ctx, CausvidInfo *info)
 
 int causvid_start(CausvidContext *ctx, const CausvidClip *clip)
 {
-    CvBackend *backend = ctx->model.backend;
-    int err = cv_enter(backend);
+    CvBackend *backend;
+    int err;
 
-    if (err < 0)
+    if (!ctx || !clip)
+        return CAUSVID_ERR(EINVAL);
+    backend = ctx->model.backend;
+    if ((err = cv_enter(backend)) < 0)
         return err;
     cv_pipeline_stop(&ctx->pipeline);
     err = cv_pipeline_start(&ctx->pipeline, &ctx->model, &ctx->arena, clip,
@@ -133,12 +144,15 @@ int causvid_start(CausvidContext *ctx, const CausvidClip *clip)
 
 int causvid_read_frame(CausvidContext *ctx, CausvidPicture *pic)
 {
-    CvBackend *backend = ctx->model.backend;
+    CvBackend *backend;
     int err;
 
+    if (!ctx || !pic)
+        return CAUSVID_ERR(EINVAL);
     if (!ctx->pipeline)
         return cv_fail(&ctx->log, EINVAL, "no clip is running; call "
                        "causvid_start() first");
+    backend = ctx->model.backend;
     if ((err = cv_enter(backend)) < 0)
         return err;
     err = cv_pipeline_read(ctx->pipeline, pic);
@@ -148,6 +162,8 @@ int causvid_read_frame(CausvidContext *ctx, CausvidPicture *pic)
 
 int causvid_set_prompt(CausvidContext *ctx, const char *prompt)
 {
+    if (!ctx || !prompt)
+        return CAUSVID_ERR(EINVAL);
     if (!ctx->pipeline)
         return cv_fail(&ctx->log, EINVAL, "no clip is running; call "
                        "causvid_start() first");

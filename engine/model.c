@@ -180,6 +180,23 @@ static int open_cache(CvModel *model, const char *folder)
                               model->log);
 }
 
+/* Programs that call from other languages give numbers. */
+static int check_choices(const CausvidSettings *settings, CvLog *log)
+{
+    const struct { const char *name; int value, last; } choices[] = {
+        { "variant", (int)settings->variant, CAUSVID_VARIANT_BIDIRECTIONAL },
+        { "precision", (int)settings->precision, CAUSVID_PRECISION_FP8 },
+        { "device", (int)settings->device, CAUSVID_DEVICE_CUDA },
+    };
+
+    for (size_t i = 0; i < sizeof(choices) / sizeof(*choices); i++)
+        if (choices[i].value < 0 || choices[i].value > choices[i].last)
+            return cv_fail(log, EINVAL, "%s: %d is none of its values; "
+                           "expected 0 to %d, see causvid.h", choices[i].name,
+                           choices[i].value, choices[i].last);
+    return 0;
+}
+
 int cv_model_open(CvModel *model, const CausvidSettings *settings,
                   CvBackend *backend, CvLog *log)
 {
@@ -190,6 +207,8 @@ int cv_model_open(CvModel *model, const CausvidSettings *settings,
     memset(model, 0, sizeof(*model));
     model->log     = log;
     model->backend = backend;
+    if ((err = check_choices(settings, log)) < 0)
+        goto fail;
     if (!wanted.model)
         wanted.model = default_model();
     if (!(model->first_text = calloc(1, sizeof(*model->first_text)))) {

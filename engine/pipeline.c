@@ -394,9 +394,9 @@ static int check_picture(const CvPipeline *p, const CausvidPicture *pic)
                                               : pic->stride[i];
 
         if (!pic->data[i] || stride < row)
-            return cv_fail(p->log, EINVAL, "plane %d of the picture has %s %td "
+            return cv_fail(p->log, EINVAL, "plane %d of the picture has %s%td "
                            "bytes a row, expected at least %td", i,
-                           pic->data[i] ? "" : "no memory and",
+                           pic->data[i] ? "" : "no memory and ",
                            stride, row);
     }
     return 0;

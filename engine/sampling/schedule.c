@@ -238,6 +238,6 @@ int cv_schedule_init(CvSchedule *schedule, const CvScheduleArgs *args,
         return flowmatch_schedule(schedule, &a, log);
     default:
         return cv_fail(log, EINVAL, "sampler: %d is none of causvid, euler, "
-                       "unipc, flowmatch", (int)a.sampler);
+                       "unipc, flowmatch_causvid", (int)a.sampler);
     }
 }

@@ -430,8 +430,44 @@ static void test_open_errors(void)
     s.precision = CAUSVID_PRECISION_FP32;
     s.lora      = "x.safetensors";
     refuse_open(&s, &lines, ENOENT, "x.safetensors", "lora");
+    s.lora   = NULL;
+    s.device = (enum CausvidDevice)77;
+    refuse_open(&s, &lines, EINVAL, "device: 77", "no such device");
+    s.device    = CAUSVID_DEVICE_CPU;
+    s.precision = (enum CausvidPrecision)-1;
+    refuse_open(&s, &lines, EINVAL, "precision: -1", "no such precision");
+    s.precision = CAUSVID_PRECISION_FP32;
+    s.variant   = (enum CausvidVariant)3;
+    refuse_open(&s, &lines, EINVAL, "variant: 3", "no such variant");
     ok(causvid_strerror(CAUSVID_ERR(ENOENT)) && causvid_strerror(-12345) &&
        causvid_version() == CAUSVID_VERSION_INT, "error texts and version");
+}
+
+static void test_nulls(void)
+{
+    const int refused = CAUSVID_ERR(EINVAL);
+    Lines lines;
+    CausvidContext *cv = (CausvidContext *)&lines;
+    CausvidSettings settings;
+    CausvidClip clip = small_clip("a cat", 1);
+    CausvidPicture pic = { 0 };
+    CausvidInfo info;
+
+    causvid_default_settings(&settings);
+    ok(causvid_open(NULL, &settings) == refused &&
+       causvid_open(&cv, NULL) == refused && !cv, "opening without a context "
+       "or settings");
+    ok(causvid_get_info(NULL, &info) == refused &&
+       causvid_start(NULL, &clip) == refused &&
+       causvid_read_frame(NULL, &pic) == refused &&
+       causvid_set_prompt(NULL, "a dog") == refused, "calls without a context");
+    cv = open_model(&lines);
+    ok(causvid_get_info(cv, NULL) == refused &&
+       causvid_start(cv, NULL) == refused, "calls without a struct");
+    is_int(causvid_start(cv, &clip), 0);
+    ok(causvid_read_frame(cv, NULL) == refused &&
+       causvid_set_prompt(cv, NULL) == refused, "of a running clip too");
+    causvid_close(&cv);
 }
 
 int main(void)
@@ -448,5 +484,6 @@ int main(void)
     test_errors();
     test_long_prompt();
     test_open_errors();
+    test_nulls();
     return tap_done();
 }

@@ -81,8 +81,8 @@ $(LIB_SHARED): $(BUILD)/lib/$(SONAME)
 	@ln -sf $(SONAME) $@
 	@touch -h $@
 
-# $(call write-pc,FILE,LIBDIR,INCLUDEDIR)
-write-pc = printf '%s\n' 'libdir=$(2)' 'includedir=$(3)' '' 'Name: causvid' \
+# $(call write-pc,FILE,PREFIX,LIBDIR,INCLUDEDIR)
+write-pc = printf '%s\n' 'prefix=$(2)' 'libdir=$(3)' 'includedir=$(4)' '' 'Name: causvid' \
     'Description: Video from text with the CausVid family of Wan 2.1 models' \
     'Version: $(VERSION)' 'Libs: -L$${libdir} -lcausvid' \
     'Cflags: -I$${includedir}' > $(1)
@@ -90,7 +90,7 @@ write-pc = printf '%s\n' 'libdir=$(2)' 'includedir=$(3)' '' 'Name: causvid' \
 # For what is built against the library before it is installed, as FFmpeg is.
 $(BUILD)/lib/pkgconfig/causvid.pc: $(BUILD)/config.mak
 	@mkdir -p $(@D)
-	@$(call write-pc,$@,$(abspath $(BUILD)/lib),$(SRC)/engine)
+	@$(call write-pc,$@,$(abspath $(BUILD)),$${prefix}/lib,$(SRC)/engine)
 
 # Which commit was built, for benchmarks; written only when that changes.
 .PHONY: force
@@ -358,7 +358,8 @@ endif
 
 # ------------------------------------------------------- install, dist, clean
 
-D = $(DESTDIR)$(PREFIX)
+# In the shell's quotes: blanks in DESTDIR must not make two paths of one.
+D = '$(DESTDIR)$(PREFIX)'
 
 .PHONY: install uninstall
 install: all
@@ -367,7 +368,7 @@ install: all
 	ln -sf $(SONAME) $(D)/lib/libcausvid.so
 	$(if $(filter 1,$(HAVE_CUDA)),install -m 755 $(CUDA_MODULE) $(D)/lib/libcausvid_cuda.so)
 	install -m 644 engine/causvid.h $(D)/include/causvid.h
-	$(call write-pc,$(D)/lib/pkgconfig/causvid.pc,$(PREFIX)/lib,$(PREFIX)/include)
+	$(call write-pc,$(D)/lib/pkgconfig/causvid.pc,$(PREFIX),$${prefix}/lib,$${prefix}/include)
 	chmod 644 $(D)/lib/pkgconfig/causvid.pc
 	$(if $(CLI),install -m 755 $(CLI) $(D)/bin/causvid)
 	$(foreach m,$(wildcard docs/*.1),install -m 644 $(m) $(D)/share/man/man1/ &&) true

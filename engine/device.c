@@ -18,7 +18,6 @@
 #include "device.h"
 
 #define MODULE "libcausvid_cuda.so"
-#define PATH_BYTES 4096
 
 int cv_trials(unsigned *trials, CvLog *log)
 {
@@ -53,21 +52,26 @@ int cv_trials(unsigned *trials, CvLog *log)
     return 0;
 }
 
-/* The folder of the library or program that this function is part of, with a
- * slash at its end; "" when it cannot be told. */
-static void own_folder(char folder[PATH_BYTES])
+void cv_own_folder(char folder[CV_FOLDER_BYTES])
 {
     Dl_info info;
-    const char *slash;
+    char *slash;
+    ssize_t n;
 
-    folder[0] = 0;
+    *folder = 0;
     /* a function as data: POSIX promises that this works for dlsym's sake */
-    if (!dladdr((void *)(uintptr_t)cv_device_open, &info) || !info.dli_fname ||
-        !(slash = strrchr(info.dli_fname, '/')) ||
-        slash - info.dli_fname + 2 > PATH_BYTES)
+    if (!dladdr((void *)(uintptr_t)cv_device_open, &info) || !info.dli_fname)
         return;
-    memcpy(folder, info.dli_fname, (size_t)(slash + 1 - info.dli_fname));
-    folder[slash + 1 - info.dli_fname] = 0;
+    if (strchr(info.dli_fname, '/')) {
+        n = (ssize_t)strlen(info.dli_fname);
+        if (n < CV_FOLDER_BYTES)
+            memcpy(folder, info.dli_fname, (size_t)n + 1);
+    } else { /* a program that was found through PATH */
+        n = readlink("/proc/self/exe", folder, CV_FOLDER_BYTES - 1);
+        folder[n > 0 ? n : 0] = 0;
+    }
+    slash = strrchr(folder, '/');
+    folder[slash ? slash + 1 - folder : 0] = 0;
 }
 
 static int fail_load(char why[CV_WHY_SIZE])
@@ -82,19 +86,19 @@ static int fail_load(char why[CV_WHY_SIZE])
 static int load_module(void **module, char why[CV_WHY_SIZE])
 {
     const char *named = secure_getenv("CAUSVID_CUDA_MODULE");
-    char folder[PATH_BYTES], path[PATH_BYTES];
+    char folder[CV_FOLDER_BYTES], path[CV_FOLDER_BYTES];
     const char *text;
 
     if (named && *named) {
         *module = dlopen(named, RTLD_NOW | RTLD_LOCAL);
         return *module ? 0 : fail_load(why);
     }
-    own_folder(folder);
+    cv_own_folder(folder);
     for (int i = 0; i < 2 && *folder; i++) {
         int n = snprintf(path, sizeof(path), "%s%s" MODULE, folder,
                          i ? "../lib/" : "");
 
-        if (n >= PATH_BYTES || access(path, F_OK))
+        if (n >= CV_FOLDER_BYTES || access(path, F_OK))
             continue;
         *module = dlopen(path, RTLD_NOW | RTLD_LOCAL);
         return *module ? 0 : fail_load(why);

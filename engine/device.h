@@ -12,6 +12,11 @@
 /* A line that says why a device cannot be used. */
 #define CV_WHY_SIZE 320
 
+/* The folder of the library, or of the program that it is linked into, with a
+ * slash at its end; "" when it cannot be told. */
+#define CV_FOLDER_BYTES 4096
+void cv_own_folder(char folder[CV_FOLDER_BYTES]);
+
 /* Changes when CvCudaSettings, CvBackend, CvOps or the arguments of an
  * operation do: a module of another version is refused. */
 #define CV_CUDA_ABI 13

@@ -12,14 +12,24 @@
 #include "device.h"
 #include "model.h"
 
-/* The model that is used when none is named: the installed sample model, or
- * the one in the source tree for a build that was not installed. */
-static const char *default_model(void)
+/* The model that is used when none is named: the installed sample model, also
+ * where all that was installed has been moved, or the one in the source tree
+ * for a build that was not installed. */
+static const char *default_model(char moved[CV_FOLDER_BYTES])
 {
     static const char installed[] = CAUSVID_DATADIR "/shapes";
+    static const char beside[]    = "../share/causvid/shapes";
+    size_t n;
 
     if (!access(installed, R_OK))
         return installed;
+    cv_own_folder(moved);
+    n = strlen(moved);
+    if (n && n + sizeof(beside) <= CV_FOLDER_BYTES) {
+        memcpy(moved + n, beside, sizeof(beside));
+        if (!access(moved, R_OK))
+            return moved;
+    }
     return CAUSVID_SOURCE_MODEL;
 }
 
@@ -202,6 +212,7 @@ int cv_model_open(CvModel *model, const CausvidSettings *settings,
 {
     CausvidSettings wanted = *settings;
     CvModelFiles *files = &model->files;
+    char moved[CV_FOLDER_BYTES];
     int entered = 0, err;
 
     memset(model, 0, sizeof(*model));
@@ -210,14 +221,14 @@ int cv_model_open(CvModel *model, const CausvidSettings *settings,
     if ((err = check_choices(settings, log)) < 0)
         goto fail;
     if (!wanted.model)
-        wanted.model = default_model();
+        wanted.model = default_model(moved);
     if (!(model->first_text = calloc(1, sizeof(*model->first_text)))) {
         err = cv_fail_memory(log, sizeof(*model->first_text), "a prompt");
         goto fail;
     }
     /* Which words a prompt has does not matter there, only their number. */
     if (cv_random_is(wanted.model) && !wanted.tokenizer)
-        wanted.tokenizer = default_model();
+        wanted.tokenizer = default_model(moved);
     if ((!backend && (err = open_backend(model, &wanted)) < 0) ||
         (err = cv_enter(model->backend)) < 0)
         goto fail;

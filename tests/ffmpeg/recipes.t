@@ -1,6 +1,7 @@
 #!/bin/bash
 # Runs every command of docs/recipes.md, out of the document, and looks at the
-# files that the document says they make.
+# files that the document says they make, and at the number of their frames where
+# it says that.
 . "$(dirname "$0")/lib.sh"
 
 document=$src/docs/recipes.md
@@ -15,7 +16,7 @@ PATH=$tmp/bin:$PATH
 #     ```sh
 #     ...
 #     ```
-#     Makes `file`, `file`.
+#     Makes `file`, `file`, of 16 frames each.
 awk '
     /^## /            { title = substr($0, 4); needs = "" }
     /^<!-- needs: /   { needs = $0; sub(/^<!-- needs: /, "", needs); sub(/ *-->$/, "", needs) }
@@ -24,6 +25,8 @@ awk '
     /^```/            { inside = 0 }
     inside            { print > (file ".sh") }
     /^Makes /         { line = $0
+                        if (match(line, /of [0-9]+ frames each/))
+                            print substr(line, RSTART + 3) + 0 > (file ".frames")
                         while (match(line, /`[^`]*`/)) {
                             print substr(line, RSTART + 1, RLENGTH - 2) > (file ".makes")
                             line = substr(line, RSTART + RLENGTH)
@@ -33,12 +36,14 @@ count=$(ls ./*.sh 2> /dev/null | wc -l)
 ok "docs/recipes.md holds at least ten recipes ($count)" test "$count" -ge 10
 is "$(cat ./*.title | wc -l)" "$count" "every recipe has a title"
 
-# decodes FILE: ffprobe finds at least one frame of video in it
+# decodes FILE [FRAMES]: ffprobe finds at least one frame of video in it, or FRAMES
 decodes() {
     local frames
     frames=$("$ffprobe" -v error -count_frames -select_streams v:0 -show_entries \
         stream=nb_read_frames -of csv=p=0 "$1" 2> decode.log | head -n 1)
-    [ "${frames//[!0-9]/}" -gt 0 ] 2> /dev/null
+    frames=${frames//[!0-9]/}
+    echo "$frames frames" >> decode.log
+    [ "${frames:-0}" -gt 0 ] && [ "$frames" = "${2:-$frames}" ]
 }
 
 for script in ./*.sh; do
@@ -67,7 +72,7 @@ for script in ./*.sh; do
         fi
         case $file in
         *.txt|*.m3u8) pass 0 "$title: makes $file" ;;
-        *) decodes "run-$n/$file"
+        *) decodes "run-$n/$file" $(cat "$n.frames" 2> /dev/null)
            pass $? "$title: $file holds video" || diag "$(tail -n 3 decode.log)" ;;
         esac
     done < "$n.makes"

@@ -195,6 +195,26 @@ fail:
     return -1;
 }
 
+static int add_recipe(cJSON *o, const CvRecipe *r, const CvSchedule *schedule)
+{
+    const int causal = r->variant == CAUSVID_VARIANT_CAUSAL;
+
+    if (add(o, "recipe_source", cJSON_CreateString(r->source)) < 0 ||
+        add(o, "sampler",
+            cJSON_CreateString(cv_sampler_name(r->sampler))) < 0 ||
+        add(o, "steps", cJSON_CreateNumber(r->steps)) < 0 ||
+        add(o, "timesteps", cJSON_CreateDoubleArray(schedule->timestep,
+                                                    schedule->steps)) < 0 ||
+        add(o, "shift", cJSON_CreateNumber(r->shift)) < 0 ||
+        add(o, "guidance", cJSON_CreateNumber(r->guidance)) < 0 ||
+        (causal && add(o, "frames_per_block",
+                       cJSON_CreateNumber(r->frames_per_block)) < 0) ||
+        (causal && add(o, "window", cJSON_CreateNumber(r->window)) < 0))
+        return -1;
+    return add(o, "rate", cJSON_CreateNumber((double)r->rate_num /
+                                             r->rate_den));
+}
+
 static int print_json(const CvModel *m, const CvInfoPart *parts,
                       const char *tokenizer, const CvClip *clip,
                       const Memory *memory, const Memory gpu[N_PLANS])
@@ -221,17 +241,10 @@ static int print_json(const CvModel *m, const CvInfoPart *parts,
         add(o, "vae", cJSON_CreateString(cv_vae_describe(m->vae))) < 0 ||
         add(o, "tokenizer_pieces", cJSON_CreateNumber(
                 (double)cv_tokenizer_size(m->tokenizer))) < 0 ||
-        add(o, "recipe_source", cJSON_CreateString(r->source)) < 0 ||
-        add(o, "sampler",
-            cJSON_CreateString(cv_sampler_name(r->sampler))) < 0 ||
-        add(o, "steps", cJSON_CreateNumber(r->steps)) < 0 ||
-        add(o, "shift", cJSON_CreateNumber(r->shift)) < 0 ||
-        add(o, "guidance", cJSON_CreateNumber(r->guidance)) < 0 ||
+        add_recipe(o, r, &clip->schedule) < 0 ||
         add(o, "width", cJSON_CreateNumber(clip->width)) < 0 ||
         add(o, "height", cJSON_CreateNumber(clip->height)) < 0 ||
         add(o, "frames", cJSON_CreateNumber((double)clip->frames)) < 0 ||
-        add(o, "rate", cJSON_CreateNumber((double)r->rate_num /
-                                          r->rate_den)) < 0 ||
         add(o, "weights_mb", cJSON_CreateNumber(memory->weights)) < 0 ||
         add(o, "clip_mb", cJSON_CreateNumber(memory->clip)) < 0 ||
         add(o, "gpu_weights_mb", cJSON_CreateNumber(gpu->weights)) < 0 ||

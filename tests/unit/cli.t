@@ -154,6 +154,8 @@ run 0 info --json "$model" && [ ! -s err ] && json '
     $j->{width} == 48 && $j->{height} == 16 && $j->{frames} == 33 &&
     $j->{rate} == 16 && $j->{steps} == 3 && $j->{shift} == 8 &&
     $j->{guidance} == 1 && $j->{sampler} eq "causvid" &&
+    join(" ", @{$j->{timesteps}}) eq "1000 757 522" &&
+    $j->{frames_per_block} == 3 && $j->{window} == 6 &&
     $j->{tokenizer_pieces} == 41 && $j->{recipe_source} eq "recipe.json" &&
     $j->{weights_mb} > 0.3 && $j->{weights_mb} < 1 && $j->{clip_mb} > 0'
 check "info --json"

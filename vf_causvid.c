@@ -365,8 +365,10 @@ static av_cold int init(AVFilterContext *ctx)
 
     if (!s->prompt == !s->promptfile) {
         av_log(ctx, AV_LOG_ERROR, "%s: write causvid=prompt='what to show' or "
-               "causvid=promptfile=FILE\n", s->prompt ?
-               "prompt and promptfile are both given" : "There is no prompt");
+               "causvid=promptfile=FILE%s\n", s->prompt ?
+               "prompt and promptfile are both given" : "There is no prompt",
+               /* the second of two nameless values, as a colon makes them */
+               s->prompt ? ", and \\: for a colon in a prompt" : "");
         return AVERROR(EINVAL);
     }
     if (s->prompt && (ret = check_text(ctx, "prompt", s->prompt)) < 0)

@@ -76,6 +76,8 @@ refuses "a huge file" "promptfile 'large.txt' is larger than 16 MiB" "causvid=pr
 head -c 16000000 /dev/zero | tr '\0' '\n' > newlines.txt
 ok "sixteen million blank lines are read in linear time" \
     refuses "  they hold no prompt" "holds no prompt" "causvid=promptfile=newlines.txt"
+refuses "a colon without a name or a backslash" "both given.* .: for a colon" \
+    "causvid=a red circle at 10:30:$small"
 refuses "prompt and promptfile at once" "prompt and promptfile are both given" \
     "causvid=prompt=a:promptfile=two.txt"
 refuses "an endless clip before another one" "duration=-1.*'two.txt' holds 2 prompts" \

@@ -4,8 +4,7 @@
 . "$(dirname "$0")/lib.sh"
 
 # What the commands leave to FFmpeg to choose.
-for need in "encoder libx264" "encoder mpeg2video" "muxer mpegts" \
-        "muxer mp4"; do
+for need in "encoder libx264" "muxer mpegts" "muxer mp4"; do
     has $need || skip_all "this FFmpeg lacks $need"
 done
 

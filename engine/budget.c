@@ -11,10 +11,9 @@
 /* How much `taken` may become. */
 static int64_t most(const CvMemory *m)
 {
-    const int64_t all = m->room < INT64_MAX - m->taken ? m->taken + m->room
-                                                       : INT64_MAX;
-
-    return all < m->budget ? all : m->budget;
+    if (m->room == INT64_MAX || m->room >= INT64_MAX - m->taken)
+        return m->budget; /* on the CPU, where nothing counts as taken */
+    return m->taken + m->room < m->budget ? m->taken + m->room : m->budget;
 }
 
 /* What streaming is to keep it within: where only what is free decides, some of

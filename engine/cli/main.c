@@ -168,7 +168,7 @@ static void usage(FILE *out)
     for (size_t i = 0; i < N_COMMANDS; i++)
         fprintf(out, "  %-8s %s\n", commands[i].name, commands[i].help);
     fprintf(out, "\n`causvid COMMAND --help` lists the options of a command.\n"
-            "Videos are made by FFmpeg: ffmpeg -f lavfi -i "
+            "Videos are made by FFmpeg:\n  ffmpeg -f lavfi -i "
             "\"causvid=prompt='a red circle moves right'\" out.mp4\n");
 }
 

@@ -94,6 +94,7 @@ version=$(sed -n 's/^#define CAUSVID_VERSION_[A-Z]* \([0-9]*\)$/\1/p' \
 check "it is the version of causvid.h"
 for help in --help -h help; do
     run 0 $help && grep -q '^usage: causvid COMMAND' out &&
+        ! grep -q '.\{80\}' out &&
         grep -q '  info ' out && grep -q '  trace ' out &&
         grep -q '  bench ' out && [ ! -s err ]
     check "$help lists the commands"
@@ -102,6 +103,7 @@ run 2 && grep -q '^usage: ' err && [ ! -s out ]
 check "without arguments, usage on standard error"
 for command in info trace bench; do
     run 0 $command --help && grep -q "^usage: causvid $command" out &&
+        ! grep -q '.\{80\}' out &&
         [ ! -s err ]
     check "$command --help"
     cp out long

@@ -273,7 +273,6 @@ static cJSON *make_row(const Load *l, int row, cJSON *o)
 static int print_json(const Load *l, const char *command)
 {
     cJSON *o = cJSON_CreateObject(), *parts = cJSON_CreateArray();
-    char *text = NULL;
     int err = o && parts ? 0 : -1;
 
     for (int part = 0; part < PARTS && !err; part++) {
@@ -309,11 +308,8 @@ static int print_json(const Load *l, const char *command)
                        make_row(l, OPENING, cJSON_CreateObject()));
     err |= cv_info_add(o, "parts", parts);
     err |= cv_info_add(o, "sum", make_row(l, SUM, cJSON_CreateObject()));
-    if (!err && !(text = cJSON_PrintUnformatted(o)))
-        err = -1;
     if (!err)
-        puts(text);
-    cJSON_free(text);
+        err = cv_info_puts(o, 0);
     cJSON_Delete(o);
     return err;
 }

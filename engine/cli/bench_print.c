@@ -11,6 +11,7 @@
 #include "commit.h" /* made by the Makefile: CV_COMMIT */
 #include "config.h"
 #include "device.h"
+#include "info.h"
 
 /* A number with its name. */
 typedef struct Row {
@@ -275,13 +276,7 @@ static void print_text(const CvBench *b, const Facts *f, const Report *report,
           markdown ? "more" : "More", 0);
 }
 
-static int add(cJSON *object, const char *key, cJSON *value)
-{
-    if (value && cJSON_AddItemToObject(object, key, value))
-        return 0;
-    cJSON_Delete(value);
-    return -1;
-}
+#define add cv_info_add
 
 /* key, and key_least and key_most where several values were measured */
 static int add_row(cJSON *o, const Row *r)
@@ -308,7 +303,6 @@ static int print_json(const CvBench *b, const Facts *f, const Report *report)
 {
     const CvClip *c = &b->clip;
     cJSON *o = cJSON_CreateObject();
-    char *text = NULL;
     int err = -1;
 
     if (!o ||
@@ -339,12 +333,8 @@ static int print_json(const CvBench *b, const Facts *f, const Report *report)
     for (int i = 0; i < report->n; i++)
         if (add_row(o, &report->rows[i]) < 0)
             goto end;
-    if (!(text = cJSON_PrintUnformatted(o)))
-        goto end;
-    puts(text);
-    err = 0;
+    err = cv_info_puts(o, 0);
 end:
-    cJSON_free(text);
     cJSON_Delete(o);
     return err;
 }

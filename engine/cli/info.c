@@ -221,7 +221,6 @@ static int print_json(const CvModel *m, const CvInfoPart *parts,
 {
     const CvRecipe *r = &m->recipe;
     cJSON *o = cJSON_CreateObject();
-    char *text = NULL;
     int err = -1;
 
     if (!o ||
@@ -257,13 +256,10 @@ static int print_json(const CvModel *m, const CvInfoPart *parts,
         add(o, "gpu_text_streamed_mb",
             cJSON_CreateNumber(gpu_total(&gpu[TEXT]))) < 0 ||
         add(o, "gpu_least_mb",
-            cJSON_CreateNumber(gpu_total(&gpu[LEAST]))) < 0 ||
-        !(text = cJSON_Print(o)))
+            cJSON_CreateNumber(gpu_total(&gpu[LEAST]))) < 0)
         goto end;
-    puts(text);
-    err = 0;
+    err = cv_info_puts(o, 1);
 end:
-    cJSON_free(text);
     cJSON_Delete(o);
     return err;
 }

@@ -40,4 +40,7 @@ cJSON *cv_info_json(const CvInfoPart *part);
 /* Add a value to an object, which takes it over; -1 when either is NULL. */
 int cv_info_add(cJSON *object, const char *key, cJSON *value);
 
+/* Print an object as JSON, indented or in one line; -1 when there is no memory. */
+int cv_info_puts(const cJSON *object, int indented);
+
 #endif /* CV_INFO_H */

@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <utf8proc.h>
+
 #include "info.h"
 
 #define MAX_FILES 64 /* that are counted apart */
@@ -179,4 +181,25 @@ cJSON *cv_info_json(const CvInfoPart *p)
         return o;
     cJSON_Delete(o);
     return NULL;
+}
+
+/* JSON is UTF-8, and paths need not be: bytes that are none become '?'. */
+int cv_info_puts(const cJSON *object, int indented)
+{
+    char *text = indented ? cJSON_Print(object) : cJSON_PrintUnformatted(object);
+
+    if (!text)
+        return -1;
+    for (char *at = text; *at;) {
+        utf8proc_int32_t code;
+        utf8proc_ssize_t n = utf8proc_iterate((const utf8proc_uint8_t *)at, -1,
+                                              &code);
+
+        if (n < 0)
+            *at = '?';
+        at += n < 0 ? 1 : n;
+    }
+    puts(text);
+    cJSON_free(text);
+    return 0;
 }

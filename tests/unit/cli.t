@@ -175,6 +175,11 @@ json '
     $j->{parts}[1]{found} eq "in the model\x27s folder" &&
     $j->{parts}[3]{path} =~ /spiece.model$/'
 check "info --json: the files"
+latin=$(printf 'caf\351')
+cp -R "$model" "$latin"
+run 0 info --json "$latin" && json '$j->{model} eq "caf?"'
+check "info --json is UTF-8 whatever a path is"
+run 0 info --json "$model"
 small=$(perl -MJSON::PP -e 'local $/; print decode_json(<>)->{clip_mb}' out)
 run 0 info --json --size 832x480 --frames 81 "$model" && json "
     \$j->{width} == 832 && \$j->{height} == 480 && \$j->{frames} == 81 &&

@@ -4,12 +4,8 @@
 #
 # SPDX-License-Identifier: BSD-2-Clause
 
-set -u
-export LC_ALL=C
-
-here=$(cd "$(dirname "$0")" && pwd)
-src=${CAUSVID_SRC:-$(cd "$here/../.." && pwd)}
-causvid=${CAUSVID_BUILD:-$src/build}/bin/causvid
+. "$(dirname "$0")/../tap.sh"
+said=out
 python=${PYTHON:-python3}
 
 if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 8))' \
@@ -18,26 +14,7 @@ if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 8))' \
     exit 0
 fi
 
-tmp=$(mktemp -d "${TMPDIR:-/tmp}/causvid-suite.XXXXXX") || exit 1
-trap 'rm -rf "$tmp"' EXIT
-cd "$tmp" || exit 1
 export PYTHONDONTWRITEBYTECODE=1
-
-n=0
-failed=0
-
-# check NAME: one check, from the exit status of the command before
-check() {
-    status=$?
-    n=$((n + 1))
-    if [ $status = 0 ]; then
-        echo "ok $n - $1"
-    else
-        echo "not ok $n - $1"
-        failed=$((failed + 1))
-        tail -n 12 out | sed 's/^/# /'
-    fi
-}
 
 # suite STATUS ARGUMENT...: run it; 0 when it exits so
 suite() {
@@ -183,5 +160,4 @@ assert all(r["seconds"] > 0 and r["backend"] == "cpu" for r in rows)
 END
 check "operations as lines of JSON"
 
-echo "1..$n"
-[ $failed = 0 ]
+finish

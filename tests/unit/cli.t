@@ -6,34 +6,9 @@
 # Exit codes: 0 when all went well, 1 when the command failed, 2 for wrong
 # usage. A failure says one line on standard error and nothing else.
 
-set -u
-export LC_ALL=C
-
-here=$(cd "$(dirname "$0")" && pwd)
-src=${CAUSVID_SRC:-$(cd "$here/../.." && pwd)}
-causvid=${CAUSVID_BUILD:-$src/build}/bin/causvid
+. "$(dirname "$0")/../tap.sh"
+said="out err"
 model=$src/tests/model/fixtures/clip/model
-
-tmp=$(mktemp -d "${TMPDIR:-/tmp}/causvid-cli.XXXXXX") || exit 1
-trap 'rm -rf "$tmp"' EXIT
-cd "$tmp" || exit 1
-
-n=0
-failed=0
-
-# check NAME: one check, from the exit status of the command before
-check() {
-    status=$?
-    n=$((n + 1))
-    if [ $status = 0 ]; then
-        echo "ok $n - $1"
-    else
-        echo "not ok $n - $1"
-        failed=$((failed + 1))
-        sed 's/^/# out: /' out | head -n 5
-        sed 's/^/# err: /' err | head -n 5
-    fi
-}
 
 # run STATUS ARGUMENT...: run the program; 0 when it exits so
 run() {
@@ -253,7 +228,7 @@ refused 1 "an empty name of a model" "model is empty" info ""
 mkdir empty
 refused 1 "an empty folder" "'empty' holds no transformer" info empty
 refused 1 "a model that is no model" "holds no text encoder|no file of weights" \
-    info "$here/cli.t"
+    info "$src/tests/unit/cli.t"
 refused 1 "a VAE that is not there" "vae '/no/vae' does not exist" \
     info --vae /no/vae "$model"
 refused 1 "the wrong part" "holds a Wan VAE; expected a UMT5 text encoder" \
@@ -462,7 +437,7 @@ trace 1 "more steps than the recipe's list has" "steps: 9.*3" in.st --steps 9
 trace 1 "inputs that are not there" "none.st' cannot be opened: No such" none.st
 trace 1 "inputs that are no file" "empty'.*no .*safetensors" empty
 trace 1 "inputs that are no safetensors" "cli.t' is no file of weights" \
-    "$here/cli.t"
+    "$src/tests/unit/cli.t"
 head -c 100 in.st > cut.st
 trace 1 "inputs that are cut off" "cut.st' is cut off" cut.st
 refused 1 "a model that is not there" "/no/model' does not exist" \
@@ -546,5 +521,4 @@ check "outputs larger than what may be written: $(cat err)"
 [ "$(cat out.st)" = kept ] && [ ! -e out.st.part ]
 check "leaves the file that was there, and no part"
 
-echo "1..$n"
-[ $failed = 0 ]
+finish

@@ -4,42 +4,15 @@
 #
 # SPDX-License-Identifier: BSD-2-Clause
 
-set -u
-export LC_ALL=C
+. "$(dirname "$0")/../tap.sh"
+said=log
 unset MAKEFLAGS MAKELEVEL MFLAGS DESTDIR CAUSVID_CUDA_MODULE
 
-here=$(cd "$(dirname "$0")" && pwd)
-src=${CAUSVID_SRC:-$(cd "$here/../.." && pwd)}
-build=${CAUSVID_BUILD:-$src/build}
 setting() { sed -n "s/^$1 = //p" "$build/config.mak"; }
 prefix=$(setting PREFIX)
 
-tmp=$(mktemp -d "${TMPDIR:-/tmp}/causvid-install.XXXXXX") || exit 1
-trap 'rm -rf "$tmp"' EXIT
-cd "$tmp" || exit 1
 dest="$tmp/a b"
 at=$dest$prefix
-
-n=0
-failed=0
-
-# check NAME: one check, from the exit status of the command before
-check() {
-    status=$?
-    n=$((n + 1))
-    if [ $status = 0 ]; then
-        echo "ok $n - $1"
-    else
-        echo "not ok $n - $1"
-        failed=$((failed + 1))
-        tail -n 5 log | sed 's/^/# /'
-    fi
-}
-
-skip() {
-    n=$((n + 1))
-    echo "ok $n - # SKIP $1"
-}
 
 make_it() {
     make -C "$src" BUILD="$build" "$1" DESTDIR="$dest" > log 2>&1
@@ -101,5 +74,4 @@ check "leaves nothing"
 [ -s a/file ] && [ ! -e "$src/b" ]
 check "and touches nothing else"
 
-echo "1..$n"
-exit $((failed != 0))
+finish

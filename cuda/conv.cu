@@ -1,6 +1,6 @@
 /*
  * Convolution over time and space: the generic bf16 path (sm_80 and later),
- * the choice of the path, and the history.
+ * and the choice of the path.
  *
  * SPDX-License-Identifier: BSD-2-Clause
  *
@@ -291,49 +291,9 @@ static int conv_bf16(CvCuda *cuda, const CvConvJob *a, int vectors)
                        : launch<128, 16, 8, true>(cuda, a);
 }
 
-/* history[f] = (history, x)[f + t] for n elements of p frames. Bound by
- * bytes: at 1/1, 2 frames of 96 channels are 153 MB read and written, 0.07 ms
- * (predicted). A thread moves its element in all frames, in order, so that no
- * frame is overwritten before it was read. */
-template <typename V>
-static __global__ void __launch_bounds__(kThreads)
-    conv_history_kernel(V *history, const V *x, int64_t n, int p, int t)
-{
-    int64_t i = (int64_t)blockIdx.x * kThreads + threadIdx.x;
-
-    if (i >= n)
-        return;
-    for (int f = 0; f < p; f++)
-        history[f * n + i] = f + t < p ? history[(f + t) * n + i]
-                                       : x[(f + t - p) * n + i];
-}
-
 static int is_aligned(const void *p, size_t bytes)
 {
     return (uintptr_t)p % bytes == 0;
-}
-
-static int keep_history(CvCuda *cuda, const CvConv3d *args)
-{
-    const CvTensor *history = args->history, *x = args->x;
-    int p = (int)history->dim[0], t = (int)x->dim[0];
-    int64_t bytes = cv_row_elements(x) * (int64_t)cv_type_bytes(x->type);
-
-    if (bytes % 16 == 0 && is_aligned(history->data, 16) &&
-        is_aligned(x->data, 16)) {
-        auto kernel = conv_history_kernel<uint4>;
-
-        return CV_LAUNCH(cuda, cuda->stream, kernel,
-                         cv_blocks(bytes / 16, kThreads), kThreads, 0,
-                         (uint4 *)history->data, (const uint4 *)x->data,
-                         bytes / 16, p, t);
-    }
-    auto kernel = conv_history_kernel<uint16_t>;
-
-    return CV_LAUNCH(cuda, cuda->stream, kernel,
-                     cv_blocks(bytes / 2, kThreads), kThreads, 0,
-                     (uint16_t *)history->data, (const uint16_t *)x->data,
-                     bytes / 2, p, t);
 }
 
 /* Kernels count pixels and columns in 32 bits. */
@@ -413,7 +373,5 @@ int cv_cuda_conv3d(CvBackend *b, const CvConv3d *args)
                      : conv_bf16(cuda, &a, vectors);
     if (!err && args->norm && !a.norm)
         err = cv_cuda_norm_silu(b, args->norm, out, args->gamma, 1);
-    if (err || !a.p)
-        return err;
-    return keep_history(cuda, args);
+    return err;
 }

@@ -142,12 +142,12 @@ typedef struct CvQkNormRope {
 
 /*
  * Convolution over time and space, channels last, with the history of its
- * input kept between calls so that a video can be run in pieces of any size.
+ * input so that a video can be run in pieces of any size.
  *
  * x: A [t, h, w, c]. weight: W [o, kt, kh, kw, c]. bias: float32 [o] or NULL.
  * history: A [p, h, w, c], the p frames before x (zeros at the start of a
- * video), or NULL for p = 0. The input is history followed by x: p + t frames;
- * afterwards history holds its last p frames.
+ * video), or NULL for p = 0. The input is history followed by x: p + t frames.
+ * Its last p are the history of what follows: the caller keeps them.
  * stride_t, stride_s: steps in time and in space.
  * pad_top/left/bottom/right: zeros around each frame.
  * up: 1: as it is; 2: each frame is first doubled by repeating pixels.

@@ -244,32 +244,6 @@ static int choose_blocks(Conv *a)
     return 0;
 }
 
-typedef struct Copy {
-    float *dst;
-    const float *src;
-} Copy;
-
-static void copy_job(void *arg, int64_t first, int64_t last, int worker)
-{
-    const Copy *a = arg;
-
-    (void)worker;
-    memcpy(a->dst + first, a->src + first,
-           (size_t)(last - first) * sizeof(*a->dst));
-}
-
-/* The last p frames of history and x become the history. */
-static void keep_history(const Conv *a, float *history)
-{
-    int64_t size = a->h * a->w * a->c, kept = cv_max(0, a->p - a->t);
-    int64_t taken = a->p - kept;
-    Copy copy = { history + kept * size, a->x + (a->t - taken) * size };
-
-    memmove(history, history + taken * size,
-            (size_t)(kept * size) * sizeof(*history));
-    cv_cpu_run(a->cpu, taken * size, 64 * 1024, copy_job, &copy);
-}
-
 int cv_cpu_conv3d(CvBackend *b, const CvConv3d *a)
 {
     const CvTensor *out = a->out ? a->out : a->norm;
@@ -296,7 +270,5 @@ int cv_cpu_conv3d(CvBackend *b, const CvConv3d *a)
                        (long long)c.kw);
     cv_cpu_run(c.cpu, c.to * c.row_blocks * c.col_blocks * c.groups, 1,
                conv_job, &c);
-    if (c.p)
-        keep_history(&c, a->history->data);
     return a->norm ? cv_cpu_norm_silu(b, a->norm, out, a->gamma, 1) : 0;
 }

@@ -18,20 +18,30 @@ int cv_vae_take(CvRun *run, CvTensor *x, int64_t t, int64_t h, int64_t w,
     return cv_arena_tensor(run->arena, x);
 }
 
+int cv_vae_convolve(CvRun *run, CvVaeState *state, const CvVaeConv *conv,
+                    CvTensor *x, CvConv3d *a)
+{
+    int err;
+
+    a->x = x;
+    a->history = conv->slot < 0 ? NULL : &state->history[conv->slot];
+    a->weight = &conv->weight;
+    a->bias = conv->bias.data ? &conv->bias : NULL;
+    a->relu = conv->relu;
+    err = cv_conv3d(run->backend, a);
+    return err < 0 || !a->history ? err
+                                  : cv_vae_keep(run, state, conv->slot, x);
+}
+
 int cv_vae_conv(CvRun *run, CvVaeState *state, const CvVaeConv *conv,
-                const CvTensor *out, const CvTensor *x, const CvTensor *add,
+                const CvTensor *out, CvTensor *x, const CvTensor *add,
                 const CvTensor *norm, const CvTensor *gamma)
 {
-    CvConv3d a = {
-        .out = out, .x = x, .weight = &conv->weight, .norm = norm,
-        .gamma = gamma,
-        .bias = conv->bias.data ? &conv->bias : NULL,
-        .history = conv->slot < 0 ? NULL : &state->history[conv->slot],
-        .add = add, .relu = conv->relu, .stride_t = 1, .stride_s = 1, .up = 1,
-        .pad_top = 1, .pad_left = 1, .pad_bottom = 1, .pad_right = 1,
-    };
+    CvConv3d a = { .out = out, .add = add, .norm = norm, .gamma = gamma,
+                   .stride_t = 1, .stride_s = 1, .up = 1, .pad_top = 1,
+                   .pad_left = 1, .pad_bottom = 1, .pad_right = 1 };
 
-    return cv_conv3d(run->backend, &a);
+    return cv_vae_convolve(run, state, conv, x, &a);
 }
 
 int cv_vae_mix(CvRun *run, const CvVaeConv *conv, const CvTensor *out,
@@ -61,17 +71,18 @@ typedef struct Normed {
     size_t mark;           /* of the arena before x was taken */
 } Normed;
 
-static int take_normed(CvRun *run, Normed *n, const CvTensor *x)
+static int take_normed(CvRun *run, CvVaeState *state, Normed *n,
+                       const CvTensor *x)
 {
     n->mark = cv_arena_mark(run->arena);
-    return cv_vae_take(run, &n->x, x->dim[0], x->dim[1], x->dim[2],
-                       x->dim[3]);
+    n->x = *x;
+    return cv_vae_take_input(run, state, &n->x, 0);
 }
 
 /* The first half of a residual block: what its second convolution is added to
  * in *out, and the normed input of the first in *a. */
-static int begin_residual(CvRun *run, const CvVaeStep *step, const CvTensor *x,
-                          CvTensor *out, Normed *a)
+static int begin_residual(CvRun *run, CvVaeState *state, const CvVaeStep *step,
+                          const CvTensor *x, CvTensor *out, Normed *a)
 {
     int err;
 
@@ -79,7 +90,7 @@ static int begin_residual(CvRun *run, const CvVaeStep *step, const CvTensor *x,
     if (step->in == step->out) {
         if (a->x.data)
             return 0;
-        err = take_normed(run, a, x);
+        err = take_normed(run, state, a, x);
         return err < 0 ? err : cv_norm_silu(run->backend, &a->x, x,
                                             &step->gamma[0], 1);
     }
@@ -108,21 +119,21 @@ static int residual(CvRun *run, CvVaeState *state, const CvVaeStep *step,
     size_t mark;
     int err;
 
-    err = begin_residual(run, step, x, &out, a);
-    if (err < 0)
-        return err;
-    if (step->in == step->out)
-        next = *a; /* which the first convolution is the last to read */
-    else if (gamma && (err = take_normed(run, &next, &out)) < 0)
+    err = begin_residual(run, state, step, x, &out, a);
+    if (err < 0 || (step->in != step->out && gamma &&
+                    (err = take_normed(run, state, &next, &out)) < 0))
         return err;
     mark = cv_arena_mark(run->arena);
-    err = cv_vae_take(run, &c, x->dim[0], x->dim[1], x->dim[2], step->out);
+    c = out;
+    err = cv_vae_take_input(run, state, &c, 1);
     if (err < 0)
         return err;
     err = cv_vae_conv(run, state, &step->conv[0], NULL, &a->x, NULL, &c,
                       &step->gamma[1]);
     if (err < 0)
         return err;
+    if (step->in == step->out)
+        next = *a; /* which the first convolution was the last to read */
     err = cv_vae_conv(run, state, &step->conv[1], a->only ? NULL : &out, &c,
                       &out, gamma ? &next.x : NULL, gamma);
     if (err < 0)
@@ -204,20 +215,17 @@ static int upsample(CvRun *run, CvVaeState *state, const CvVaeStep *step,
     int err;
 
     err = cv_vae_take(run, &out, twice ? 2 * t : t, 2 * h, 2 * w, step->out);
-    if (err < 0 || (a->gamma && (err = take_normed(run, a, &out)) < 0))
+    if (err < 0 || (a->gamma && (err = take_normed(run, state, a, &out)) < 0))
         return err;
     mark = cv_arena_mark(run->arena);
     if (twice) {
-        CvConv3d later = { .out = &time, .x = x,
-                           .weight = &step->conv[1].weight,
-                           .bias = &step->conv[1].bias,
-                           .history = &state->history[step->conv[1].slot],
-                           .stride_t = 1, .stride_s = 1, .up = 1 };
+        CvConv3d later = { .out = &time, .stride_t = 1, .stride_s = 1,
+                           .up = 1 };
 
         err = cv_vae_take(run, &time, t, h, w, 2 * c);
         if (err < 0)
             return err;
-        err = cv_conv3d(run->backend, &later);
+        err = cv_vae_convolve(run, state, &step->conv[1], x, &later);
         if (err < 0)
             return err;
         err = cv_vae_take(run, &frames, 2 * t, h, w, c);
@@ -227,14 +235,11 @@ static int upsample(CvRun *run, CvVaeState *state, const CvVaeStep *step,
         if (err < 0)
             return err;
     }
-    CvConv3d space = { .out = &out, .x = &frames,
-                       .weight = &step->conv[0].weight,
-                       .bias = &step->conv[0].bias,
-                       .norm = a->gamma ? &a->x : NULL, .gamma = a->gamma,
-                       .stride_t = 1, .stride_s = 1, .up = 2,
-                       .pad_top = 1, .pad_left = 1, .pad_bottom = 1,
+    CvConv3d space = { .out = &out, .norm = a->gamma ? &a->x : NULL,
+                       .gamma = a->gamma, .stride_t = 1, .stride_s = 1,
+                       .up = 2, .pad_top = 1, .pad_left = 1, .pad_bottom = 1,
                        .pad_right = 1 };
-    err = cv_conv3d(run->backend, &space);
+    err = cv_vae_convolve(run, state, &step->conv[0], &frames, &space);
     if (err < 0)
         return err;
     cv_arena_release(run->arena, mark);
@@ -265,24 +270,18 @@ static int downsample(CvRun *run, CvVaeState *state, const CvVaeStep *step,
         if (err < 0)
             return err;
     }
-    CvConv3d a = { .out = &space, .x = x, .weight = &step->conv[0].weight,
-                   .bias = &step->conv[0].bias,
-                   .stride_t = 1, .stride_s = 2, .up = 1,
+    CvConv3d a = { .out = &space, .stride_t = 1, .stride_s = 2, .up = 1,
                    .pad_bottom = 1, .pad_right = 1 };
-    err = cv_conv3d(run->backend, &a);
+    err = cv_vae_convolve(run, state, &step->conv[0], x, &a);
     if (err < 0)
         return err;
     if (half) {
-        CvConv3d time = { .out = &out, .x = &space,
-                          .weight = &step->conv[1].weight,
-                          .bias = &step->conv[1].bias,
-                          .history = &state->history[step->conv[1].slot],
-                          .stride_t = 2, .stride_s = 1, .up = 1 };
+        CvConv3d time = { .out = &out, .stride_t = 2, .stride_s = 1,
+                          .up = 1 };
 
-        err = cv_conv3d(run->backend, &time);
+        err = cv_vae_convolve(run, state, &step->conv[1], &space, &time);
     } else if (step->has_time) {
-        err = cv_copy(run->backend, &state->history[step->conv[1].slot],
-                      &space);
+        err = cv_vae_keep(run, state, step->conv[1].slot, &space);
     }
     if (err < 0)
         return err;

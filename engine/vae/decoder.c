@@ -23,6 +23,8 @@ static int finish_piece(CvRun *run, CvVaeState *state, const CvTensor *frames,
                        &net->gamma);
     if (err < 0)
         return err;
+    if (piece.data == state->lent[0].data)
+        cv_arena_release(run->arena, mark); /* all scratch is read */
     err = cv_vae_take(run, &rgb, p, piece.dim[1], piece.dim[2], 3);
     if (err < 0)
         return err;
@@ -35,7 +37,23 @@ static int finish_piece(CvRun *run, CvVaeState *state, const CvTensor *frames,
     return err;
 }
 
-/* One latent [1, channels, h, w] into the frames from `row` on. */
+/* All frames of x, likewise, in pieces, into those from *row on, and *row moved
+ * behind them. */
+static int finish(CvRun *run, CvVaeState *state, const CvTensor *frames,
+                  int64_t *row, const CvTensor *x)
+{
+    int64_t n = x->dim[0], most = n < state->piece ? n : state->piece;
+    int err = cv_vae_lend(run, state, most), settled;
+
+    for (int64_t f = 0, p; f < n && err >= 0; f += p, *row += p) {
+        p = n - f < most ? n - f : most;
+        err = finish_piece(run, state, frames, *row, x, f, p);
+    }
+    settled = cv_vae_settle(run, state);
+    return err < 0 ? err : settled;
+}
+
+/* One latent [1, channels, h, w] into the frames from *row on. */
 static int decode_latent(const CvVae *vae, CvRun *run, CvVaeState *state,
                          const CvTensor *frames, int64_t *row,
                          const CvTensor *latent)
@@ -65,20 +83,8 @@ static int decode_latent(const CvVae *vae, CvRun *run, CvVaeState *state,
     if (err < 0)
         return err;
     err = cv_vae_steps(run, state, &x, 0, net->split, NULL);
-    if (err < 0)
+    if (err < 0 || (err = finish(run, state, frames, row, &x)) < 0)
         return err;
-
-    for (int64_t f = 0; f < x.dim[0];) {
-        int64_t p = x.dim[0] - f;
-
-        if (p > state->piece)
-            p = state->piece;
-        err = finish_piece(run, state, frames, *row, &x, f, p);
-        if (err < 0)
-            return err;
-        f += p;
-        *row += p;
-    }
     state->done++;
     return 0;
 }

@@ -90,6 +90,8 @@ struct CvVaeState {
     int piece;         /* frames at a time where the frames are largest */
     int64_t done;      /* latents decoded or encoded since the reset */
     CvTensor *history; /* A [frames, h, w, c], n_slots of them */
+    CvTensor lent[2];  /* see cv_vae_lend(); empty outside of pieces */
+    void *scratch[2];  /* where these two were at first */
 };
 
 /* ---- net.c ---- */
@@ -105,6 +107,34 @@ void cv_vae_net_free(CvVaeNet *net);
 /* Load all tensors of a net (twice, as CvLoader wants it) and derive what
  * follows from them. `channels` of a latent. */
 int cv_vae_net_load(CvVaeNet *net, CvLoader *loader, int64_t channels);
+
+/* ---- state.c ---- */
+
+/*
+ * Where as many frames come at a time as a convolution looks back, its input
+ * need not be copied into its history: it changes places with it. For that,
+ * scratch is lent to a state while it runs the pieces of a latent, two tensors
+ * for what their convolutions over time read, of the shape of the last one's
+ * history. One that was read is that history now, and the memory of the old one
+ * is lent in its place. Nothing else is scratch where a history lies: what is
+ * lent was taken before all that a piece takes, and is settled after it.
+ *
+ * cv_vae_lend: take them where pieces are of `frames` frames, the last
+ * convolution's history as well; else nothing is lent.
+ * cv_vae_settle: histories that lie in scratch are copied to what is lent in
+ * their place, also after an error. To be called after each cv_vae_lend().
+ */
+int cv_vae_lend(CvRun *run, CvVaeState *state, int64_t frames);
+int cv_vae_settle(CvRun *run, CvVaeState *state);
+
+/* Take x, of the type and dimensions that are set, for the input of a
+ * convolution over time: the lent tensor of that index where it has this shape,
+ * else scratch. */
+int cv_vae_take_input(CvRun *run, CvVaeState *state, CvTensor *x, int index);
+
+/* The last frames of a history and of x behind it become the history. What x
+ * held is lost where it is a lent tensor, and it is elsewhere then. */
+int cv_vae_keep(CvRun *run, CvVaeState *state, int slot, CvTensor *x);
 
 /* ---- config.c ---- */
 
@@ -137,19 +167,24 @@ int cv_vae_statistics(CvVae *vae, const CvVaeConfig *config, const char *path,
 int cv_vae_take(CvRun *run, CvTensor *x, int64_t t, int64_t h, int64_t w,
                 int64_t c);
 
-/* out = a convolution of x (+ add) with a kernel of 3x3, padded in space; with
- * history in time where it keeps some. norm, gamma: as in CvConv3d, or NULL. */
+/* A convolution of x, with history in time where it keeps some, and x kept for
+ * it: see cv_vae_keep(). a: all but x, history, weight, bias and relu. */
+int cv_vae_convolve(CvRun *run, CvVaeState *state, const CvVaeConv *conv,
+                    CvTensor *x, CvConv3d *a);
+
+/* The same with a kernel of 3x3, padded in space: out = .. (+ add). norm, gamma:
+ * as in CvConv3d, or NULL. */
 int cv_vae_conv(CvRun *run, CvVaeState *state, const CvVaeConv *conv,
-                const CvTensor *out, const CvTensor *x, const CvTensor *add,
+                const CvTensor *out, CvTensor *x, const CvTensor *add,
                 const CvTensor *norm, const CvTensor *gamma);
 
 /* out[.., o] = a 1x1x1 convolution of x[.., c] (+ add). */
 int cv_vae_mix(CvRun *run, const CvVaeConv *conv, const CvTensor *out,
                const CvTensor *x, const CvTensor *add);
 
-/* Run steps [begin, end) on *x, which becomes their output: either in place or
- * at the top of the arena. What *x held is lost. gamma: of a norm with SiLU that
- * follows them, or NULL. */
+/* Run steps [begin, end) on *x, which becomes their output: in place, at the top
+ * of the arena, or in lent memory. What *x held is lost. gamma: of a norm with
+ * SiLU that follows them, or NULL. */
 int cv_vae_steps(CvRun *run, CvVaeState *state, CvTensor *x, int begin,
                  int end, const CvTensor *gamma);
 

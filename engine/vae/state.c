@@ -3,9 +3,9 @@
  *
  * SPDX-License-Identifier: BSD-2-Clause
  *
- * A convolution's cache is its last kt - stride_t input frames: two, or one
- * for the encoder's time_conv and the tiny decoder. checkpoints.md 6.2, 6.3,
- * 6.6.
+ * A convolution's cache, its history, is its last kt - stride_t input frames:
+ * two, or one for the encoder's time_conv and the tiny decoder. checkpoints.md
+ * 6.2, 6.3, 6.6.
  */
 #include "vae/net.h"
 
@@ -18,6 +18,11 @@
  * would exceed it. Frames that run together share the reading of weights and
  * of each other as history, but three such tensors are scratch. */
 #define PIECE_BYTES ((int64_t)256 << 20)
+
+/* 0: histories are copied everywhere, to measure the difference. */
+#ifndef CV_VAE_EXCHANGE
+#define CV_VAE_EXCHANGE 1
+#endif
 
 /* Caches of a stream of frames of h x w; shapes follow the chain. */
 static int take_history(CvVaeState *state, CvRun *run)
@@ -156,6 +161,82 @@ int cv_vae_state_reset(CvVaeState *state, CvRun *run)
     }
     state->done = 0;
     return 0;
+}
+
+int cv_vae_lend(CvRun *run, CvVaeState *state, int64_t frames)
+{
+    const CvTensor *like = &state->history[state->net->last.slot];
+
+    for (int i = 0; i < 2 && frames == like->dim[0] && CV_VAE_EXCHANGE; i++) {
+        CvTensor x = *like;
+        int err = cv_arena_tensor(run->arena, &x);
+
+        if (err < 0)
+            return err;
+        state->lent[i] = x;
+        state->scratch[i] = x.data;
+    }
+    return 0;
+}
+
+static int is_scratch(const CvVaeState *state, const CvTensor *x)
+{
+    return x->data == state->scratch[0] || x->data == state->scratch[1];
+}
+
+int cv_vae_settle(CvRun *run, CvVaeState *state)
+{
+    int err = 0;
+
+    for (int i = 0; i < state->net->n_slots; i++) {
+        CvTensor *history = &state->history[i];
+        CvTensor *to = &state->lent[is_scratch(state, &state->lent[0])];
+        CvTensor from = *history;
+
+        if (!is_scratch(state, history))
+            continue;
+        history->data = to->data;
+        to->data = from.data;
+        if (!err)
+            err = cv_copy(run->backend, history, &from);
+    }
+    for (int i = 0; i < 2; i++) {
+        state->lent[i] = (CvTensor){ 0 };
+        state->scratch[i] = NULL;
+    }
+    return err;
+}
+
+int cv_vae_take_input(CvRun *run, CvVaeState *state, CvTensor *x, int index)
+{
+    if (!cv_same_shape(x, &state->lent[index]))
+        return cv_arena_tensor(run->arena, x);
+    x->data = state->lent[index].data;
+    return 0;
+}
+
+int cv_vae_keep(CvRun *run, CvVaeState *state, int slot, CvTensor *x)
+{
+    CvTensor *history = &state->history[slot], to, from;
+    int64_t p = history->dim[0], t = x->dim[0], n = t < p ? t : p;
+    int err = 0;
+
+    for (int i = 0; i < 2 && cv_same_shape(x, history); i++)
+        if (state->lent[i].data == x->data) {
+            state->lent[i].data = history->data;
+            history->data = x->data;
+            x->data = state->lent[i].data;
+            return 0;
+        }
+    /* Frame by frame: none is overwritten before it was copied. */
+    for (int64_t f = 0; f + t < p && !err; f++) {
+        to = cv_rows(history, f, 1);
+        from = cv_rows(history, f + t, 1);
+        err = cv_copy(run->backend, &to, &from);
+    }
+    to = cv_rows(history, p - n, n);
+    from = cv_rows(x, t - n, n);
+    return err ? err : cv_copy(run->backend, &to, &from);
 }
 
 void cv_vae_state_free(CvVaeState **state)

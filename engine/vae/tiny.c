@@ -167,11 +167,14 @@ int cv_tiny_load(CvVaeNet *net, CvLoader *loader, int64_t channels)
 
 /* ---- steps ---- */
 
+/* Nothing is lent to this decoder: x stays what and where it is. */
 static int convolve(CvRun *run, CvVaeState *state, const CvVaeConv *conv,
                     const CvTensor *out, const CvTensor *x,
                     const CvTensor *add)
 {
-    return cv_vae_conv(run, state, conv, out, x, add, NULL, NULL);
+    CvTensor input = *x;
+
+    return cv_vae_conv(run, state, conv, out, &input, add, NULL, NULL);
 }
 
 /* relu(conv(relu(conv(relu(conv(past, x))))) + x) */

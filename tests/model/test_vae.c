@@ -38,7 +38,8 @@ static const Fixture fixtures[] = {
     { "tiny-more", "taew2_1.safetensors", NULL, 4, 8, 4, 1 },
 };
 
-/* The last error line, and whether the library shall stop. */
+/* The last error line, and after how many more questions the library shall
+ * stop; 0: never. */
 typedef struct Caller {
     char error[1024];
     int stop;
@@ -68,7 +69,9 @@ static void keep_error(void *cookie, enum CausvidLogLevel level,
 
 static int stop(void *cookie)
 {
-    return ((Caller *)cookie)->stop;
+    Caller *caller = cookie;
+
+    return caller->stop && !--caller->stop;
 }
 
 static const char *fixture_path(char path[512], const char *name,
@@ -155,6 +158,13 @@ static double error_of(const float *a, const float *b, int64_t n, int clamp)
     return sqrt(error / norm);
 }
 
+/* Nothing of a stream may be left in scratch: make that no number. */
+static void spoil_scratch(CvArena *arena)
+{
+    if (!arena->backend->planning)
+        memset(arena->base + arena->used, 0xff, arena->size - arena->used);
+}
+
 /* Decode or encode the clip's beginning in calls of the given sizes (latents
  * or frames; they end with 0), planned first. piece: frames at a time where
  * they are largest, 0: as the state chooses. The result is malloc'ed. */
@@ -205,6 +215,7 @@ static float *stream(Bench *bench, CvVae *vae, const Clip *clip, int encode,
 
             err = encode ? cv_vae_encode(vae, &run, state, &y, &x)
                          : cv_vae_decode(vae, &run, state, &y, &x);
+            spoil_scratch(&arena);
             read += calls[i];
             written += n;
         }
@@ -249,16 +260,17 @@ static void check_stream(Bench *bench, CvVae *vae, const Fixture *f,
     int64_t n = outputs(calls, encode, f->time_scale) * cv_row_elements(like);
     float *result = stream(bench, vae, clip, encode, calls, piece);
     const char *what = encode ? "encode frames" : "decode latents";
-    char text[64] = "";
+    char text[64] = "", pieces[32] = "";
     double error = INFINITY, most = f->tiny ? TINY_TOLERANCE : TOLERANCE;
 
     for (int i = 0, at = 0; calls[i]; i++)
         at += snprintf(text + at, sizeof(text) - (size_t)at, "%s%d",
                        i ? "+" : "", calls[i]);
+    if (piece)
+        snprintf(pieces, sizeof(pieces), " in pieces of %d", piece);
     if (same) {
         ok(result && !memcmp(result, same, (size_t)n * sizeof(float)),
-           "%s: %s %s%s: bit for bit the same", f->name, what, text,
-           piece ? " in pieces of one frame" : "");
+           "%s: %s %s%s: bit for bit the same", f->name, what, text, pieces);
     } else {
         if (result)
             error = error_of(result, like->data, n, !encode);
@@ -305,6 +317,7 @@ static void check_fixture(Bench *bench, const Fixture *f)
         if (!whole)
             continue;
         check_stream(bench, vae, f, &clip, encode, calls, 1, whole);
+        check_stream(bench, vae, f, &clip, encode, calls, 2, whole);
         for (int i = 1; i < t; i++)
             calls[i] = unit;
         check_stream(bench, vae, f, &clip, encode, calls, 0, whole);
@@ -323,68 +336,100 @@ static void check_fixture(Bench *bench, const Fixture *f)
     free_clip(&clip);
 }
 
-/* A state that is reset starts a new video, and keeps nothing of the old. */
+typedef struct Decoding {
+    Bench *bench;
+    CvVae *vae;
+    CvRun run;
+    CvVaeState *state;
+    CvTensor in, out;
+} Decoding;
+
+/* A clip from its beginning, stopped the stop-th time that it asks (0: never),
+ * to host. */
+static int decode_clip(Decoding *d, int stop, float *host)
+{
+    int err = cv_vae_state_reset(d->state, &d->run);
+
+    d->bench->caller.stop = stop;
+    err = err ? err : cv_vae_decode(d->vae, &d->run, d->state, &d->out, &d->in);
+    d->bench->caller.stop = 0;
+    spoil_scratch(d->run.arena);
+    return err ? err : cv_download(d->bench->backend, host, &d->out);
+}
+
+/* Stop a clip wherever it asks. Each time the next one has to be the same as
+ * ever. How often it was stopped, or -1. */
+static int stop_everywhere(Decoding *d, const float *same, float *host)
+{
+    size_t bytes = (size_t)cv_tensor_bytes(&d->out);
+
+    for (int stop = 1;; stop++) {
+        int err = decode_clip(d, stop, host);
+
+        if (err != CAUSVID_ERR(ECANCELED))
+            return err ? -1 : stop - 1;
+        if (decode_clip(d, 0, host) || memcmp(host, same, bytes))
+            return -1;
+    }
+}
+
+/* A state that is reset starts a new video, and keeps nothing of the old: of one
+ * that ended, or was stopped anywhere. */
 static void check_reset(Bench *bench)
 {
-    const Fixture *f = &fixtures[2];
+    const Fixture *f = &fixtures[1];
     CvArena arena = { .backend = bench->backend };
-    CvRun run = { bench->backend, &arena, &bench->log };
-    CvVaeState *state = NULL;
-    CvVae *vae = NULL;
+    Decoding d = { .bench = bench,
+                   .run = { bench->backend, &arena, &bench->log } };
     float *host[2] = { NULL, NULL };
+    int err, stops = 0;
     Clip clip;
-    int err;
 
     read_clip(bench, f, &clip);
     host[0] = need(malloc((size_t)cv_tensor_bytes(&clip.frames)));
     host[1] = need(malloc((size_t)cv_tensor_bytes(&clip.frames)));
-    err = open_fixture(bench, f, 0, &vae);
+    err = open_fixture(bench, f, 0, &d.vae);
     cv_arena_plan(&arena, bench->backend);
     for (int pass = 0; pass < 2 && !err; pass++) {
-        CvTensor in = clip.latents, out = clip.frames;
-
+        d.in = clip.latents;
+        d.out = clip.frames;
         if (pass == 1)
             err = cv_arena_take(&arena, &bench->log, "a test");
-        err = err ? err : cv_arena_tensor(&arena, &in);
-        err = err ? err : cv_arena_tensor(&arena, &out);
-        err = err ? err : cv_upload(bench->backend, &in, clip.latents.data,
+        err = err ? err : cv_arena_tensor(&arena, &d.in);
+        err = err ? err : cv_arena_tensor(&arena, &d.out);
+        err = err ? err : cv_upload(bench->backend, &d.in, clip.latents.data,
                                     CV_F32);
-        err = err ? err : cv_vae_decoder_state(&state, vae, &run,
-                                               (int)in.dim[2],
-                                               (int)in.dim[3]);
-        for (int i = 0; i < 2 && !err; i++) {
-            err = cv_vae_state_reset(state, &run);
-            err = err ? err : cv_vae_decode(vae, &run, state, &out, &in);
-            if (!err && pass == 1)
-                err = cv_download(bench->backend, host[i], &out);
-        }
+        err = err ? err : cv_vae_decoder_state(&d.state, d.vae, &d.run,
+                                               (int)d.in.dim[2],
+                                               (int)d.in.dim[3]);
+        if (!err)
+            d.state->piece = 2;
+        for (int i = 0; i < 2 && !err; i++)
+            err = decode_clip(&d, 0, host[i]);
         if (!err && pass == 1) {
-            CvTensor wrong = cv_rows(&out, 1, out.dim[0] - 1);
-            CvTensor narrow = CV_RESHAPE(in, in.dim[0], in.dim[1], in.dim[3],
-                                         in.dim[2]);
+            CvTensor wrong = cv_rows(&d.out, 1, d.out.dim[0] - 1);
+            CvTensor narrow = CV_RESHAPE(d.in, d.in.dim[0], d.in.dim[1],
+                                         d.in.dim[3], d.in.dim[2]);
 
-            ok(cv_vae_decode(vae, &run, state, &wrong, &in) ==
+            ok(!memcmp(host[0], host[1], (size_t)cv_tensor_bytes(&d.out)) &&
+               error_of(host[1], clip.frames.data, cv_elements(&d.out), 1) <=
+               TOLERANCE, "a reset state decodes the same again");
+            stops = stop_everywhere(&d, host[0], host[1]);
+            ok(stops > 20, "and where it was stopped before, in %d places",
+               stops);
+            ok(cv_vae_decode(d.vae, &d.run, d.state, &wrong, &d.in) ==
                CAUSVID_ERR(EINVAL), "too few frames for the latents: EINVAL");
-            ok(cv_vae_decode(vae, &run, state, &out, &narrow) ==
+            ok(cv_vae_decode(d.vae, &d.run, d.state, &d.out, &narrow) ==
                CAUSVID_ERR(EINVAL), "latents of another size: EINVAL");
-            bench->caller.stop = 1;
-            ok(cv_vae_state_reset(state, &run) == 0 &&
-               cv_vae_decode(vae, &run, state, &out, &in) ==
-               CAUSVID_ERR(ECANCELED), "the abort callback stops decoding");
-            bench->caller.stop = 0;
         }
-        cv_vae_state_free(&state);
+        cv_vae_state_free(&d.state);
     }
-    ok(!err && !memcmp(host[0], host[1],
-                       (size_t)cv_tensor_bytes(&clip.frames)) &&
-       error_of(host[1], clip.frames.data, cv_elements(&clip.frames), 1) <=
-       TOLERANCE, "a reset state decodes the same again");
-    ok(vae && !cv_vae_has_encoder(vae) &&
-       cv_vae_encoder_state(&state, vae, &run, 20, 28) ==
+    ok(!err && d.vae && !cv_vae_has_encoder(d.vae) &&
+       cv_vae_encoder_state(&d.state, d.vae, &d.run, 20, 28) ==
        CAUSVID_ERR(ENOSYS), "opened without encoder: it cannot encode");
     bench->backend->planning = 0;
     cv_arena_free(&arena);
-    cv_vae_close(&vae);
+    cv_vae_close(&d.vae);
     free_clip(&clip);
     free(host[0]);
     free(host[1]);

@@ -69,10 +69,24 @@ static int cpu_zero(CvBackend *b, const CvTensor *t)
     return 0;
 }
 
+typedef struct Copy {
+    uint8_t *dst;
+    const uint8_t *src;
+} Copy;
+
+static void copy_job(void *arg, int64_t first, int64_t last, int worker)
+{
+    const Copy *a = arg;
+
+    (void)worker;
+    memcpy(a->dst + first, a->src + first, (size_t)(last - first));
+}
+
 static int cpu_copy(CvBackend *b, const CvTensor *dst, const CvTensor *src)
 {
-    (void)b;
-    memcpy(dst->data, src->data, (size_t)cv_tensor_bytes(src));
+    Copy copy = { dst->data, src->data };
+
+    cv_cpu_run(cv_cpu(b), cv_tensor_bytes(src), 256 * 1024, copy_job, &copy);
     return 0;
 }
 

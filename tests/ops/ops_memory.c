@@ -287,7 +287,7 @@ void test_upload_source(Env *e)
 void test_memory(Env *e)
 {
     for (int i = 0; i < 6; i++) {
-        int64_t n = PICK(e, 1, 100, 5001);
+        int64_t n = PICK(e, 1, 100, 5001, 200003);
         CvType type = i % 2 ? CV_F32 : e->b->activation;
         Buffer *x = INPUT(e, type, 1, n), *y = OUTPUT(e, type, n);
         double *expected = make_doubles(e, n), *zeros = make_doubles(e, n);

@@ -23,8 +23,8 @@
 #ifdef CV_EMULATE
 #include "emulator.h"
 #define CV_LAUNCH(cuda_, stream_, kernel_, grid_, block_, shared_, ...)     \
-    (emulator_launch(stream_, dim3(grid_), dim3(block_), shared_, #kernel_, \
-                     kernel_, __VA_ARGS__),                                 \
+    (emulator_launch(stream_, dim3(grid_), dim3(block_), shared_,           \
+                     __FILE__ ": " #kernel_, kernel_, __VA_ARGS__),         \
      0)
 #else
 #define CV_LAUNCH(cuda_, stream_, kernel_, grid_, block_, shared_, ...)     \

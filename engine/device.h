@@ -19,7 +19,7 @@ void cv_own_folder(char folder[CV_FOLDER_BYTES]);
 
 /* Changes when CvCudaSettings, CvBackend, CvOps or the arguments of an
  * operation do: a module of another version is refused. */
-#define CV_CUDA_ABI 13
+#define CV_CUDA_ABI 14
 
 /* Device memory that an open backend takes for itself; weights and clips come
  * on top, and what CUDA and its libraries need for their code. */

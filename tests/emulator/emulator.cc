@@ -157,17 +157,12 @@ int emulator_lane(void)
 
 /* ---- reports ---- */
 
-/* The name that a template has is that of the lambda in the launching
- * function: "... [with F = cv_cuda_silu(CvBackend*, ...)::<lambda()>&]". */
 static void print_kernel(void)
 {
-    const char *name = kernel_name ? strstr(kernel_name, "F = ") : NULL;
-    int length = name ? (int)strcspn(name += 4, "(") : 0;
-
-    fprintf(stderr, "# emulator: launched by %.*s, grid %u x %u x %u, block "
+    fprintf(stderr, "# emulator: %s, grid %u x %u x %u, block "
             "%u x %u x %u, %zu bytes of shared memory\n# emulator: block %u, "
-            "%u, %u", length, name ? name : "", gridDim.x, gridDim.y,
-            gridDim.z, blockDim.x, blockDim.y, blockDim.z, shared_bytes,
+            "%u, %u", kernel_name ? kernel_name : "no kernel", gridDim.x,
+            gridDim.y, gridDim.z, blockDim.x, blockDim.y, blockDim.z, shared_bytes,
             blockIdx.x, blockIdx.y, blockIdx.z);
     if (current != &host)
         fprintf(stderr, ", thread %u, %u, %u", current->index.x,

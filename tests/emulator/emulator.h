@@ -34,9 +34,11 @@ typedef struct EmulatorPlace {
 void emulator_run(cudaStream_t stream, dim3 grid, dim3 block, size_t shared,
                   const char *name, std::function<void()> kernel);
 
+/* Of each file its own: types of the same name are others elsewhere. */
 template <typename... P, typename... A>
-void emulator_launch(cudaStream_t stream, dim3 grid, dim3 block, size_t shared,
-                     const char *name, void (*kernel)(P...), A... arguments)
+static void emulator_launch(cudaStream_t stream, dim3 grid, dim3 block,
+                            size_t shared, const char *name,
+                            void (*kernel)(P...), A... arguments)
 {
     emulator_run(stream, grid, block, shared, name,
                  [=] { kernel(arguments...); });

@@ -16,17 +16,6 @@
 
 #include "causvid.h"
 
-/* The address sanitizer reserves more than any limit, and takes a request for
- * too much memory for an error. */
-#ifdef __has_feature
-#if __has_feature(address_sanitizer)
-#define ADDRESS_SANITIZER 1
-#endif
-#endif
-#ifdef __SANITIZE_ADDRESS__
-#define ADDRESS_SANITIZER 1
-#endif
-
 #define DIT_FILE  "transformer/diffusion_pytorch_model.safetensors"
 #define TEXT_FILE "text_encoder/model.safetensors"
 #define VAE_FILE  "vae/diffusion_pytorch_model.safetensors"

@@ -10,15 +10,14 @@
  * (4), and all types but CONTROL and UNKNOWN. tokenizer.json holds user
  * defined and byte pieces as ordinary ones with their scores; so do we.
  */
-#include <fcntl.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "log.h"
 #include "spiece.h"
+#include "weights/places.h"
 
 #define MAX_FILE_BYTES (64 << 20) /* UMT5's is 4.5 MB */
 
@@ -217,34 +216,27 @@ int cv_spiece_read(uint8_t **model, size_t *bytes, const char *path,
                    CvLog *log)
 {
     uint8_t *data = NULL;
-    struct stat st;
+    off_t size;
     size_t n;
-    int err, fd;
+    int err, fd = cv_path_open(path, &size, "a SentencePiece model "
+                               "(spiece.model)", log);
 
     *model = NULL;
     *bytes = 0;
-    /* a FIFO must not make us wait for its writer */
-    fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
-        return cv_fail(log, errno == ENOENT ? ENOENT : EIO, "%s: cannot open "
-                       "the tokenizer: %s", path, strerror(errno));
-    if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode)) {
-        err = cv_fail(log, EILSEQ, "%s: is not a file; expected a "
-                      "SentencePiece model (spiece.model)", path);
-        goto end;
-    }
-    if (st.st_size > MAX_FILE_BYTES) {
+        return fd;
+    if (size > MAX_FILE_BYTES) {
         err = cv_fail(log, EILSEQ, "%s: has %lld bytes, expected a "
                       "SentencePiece model (spiece.model) of at most %d", path,
-                      (long long)st.st_size, MAX_FILE_BYTES);
+                      (long long)size, MAX_FILE_BYTES);
         goto end;
     }
-    data = malloc((size_t)st.st_size + 1);
+    data = malloc((size_t)size + 1);
     if (!data) {
-        err = cv_fail_memory(log, (uint64_t)st.st_size, "the tokenizer");
+        err = cv_fail_memory(log, (uint64_t)size, "the tokenizer");
         goto end;
     }
-    if (read_all(data, (size_t)st.st_size, &n, fd) < 0) {
+    if (read_all(data, (size_t)size, &n, fd) < 0) {
         err = cv_fail(log, EIO, "%s: cannot read the tokenizer: %s", path,
                       strerror(errno));
         goto end;

@@ -3,47 +3,38 @@
  *
  * SPDX-License-Identifier: BSD-2-Clause
  */
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-#include "weights/files.h"
 #include "weights/json.h"
+#include "weights/places.h"
 
 #define MAX_FILE (64 << 20)
 
 /* The bytes of a file that is small enough. */
 static int read_all(char **text, size_t *size, const char *path, CvLog *log)
 {
-    struct stat st;
-    int err = 0, fd;
+    off_t bytes;
+    int err = 0, fd = cv_path_open(path, &bytes, "a JSON file", log);
 
     *text = NULL;
     *size = 0;
-    fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
-        return cv_fail(log, errno == ENOENT ? ENOENT : EIO,
-                       "'%s' cannot be opened: %s", path, strerror(errno));
-    if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode)) {
-        err = cv_fail(log, EILSEQ, "'%s' is not a file; expected a JSON file",
-                      path);
-        goto end;
-    }
-    if (st.st_size > MAX_FILE) {
+        return fd;
+    if (bytes > MAX_FILE) {
         err = cv_fail(log, EILSEQ, "'%s' has %lld bytes; expected a JSON file "
-                      "of at most %d", path, (long long)st.st_size, MAX_FILE);
+                      "of at most %d", path, (long long)bytes, MAX_FILE);
         goto end;
     }
-    *text = malloc((size_t)st.st_size + 1);
+    *text = malloc((size_t)bytes + 1);
     if (!*text) {
-        err = cv_fail_memory(log, (uint64_t)st.st_size, path);
+        err = cv_fail_memory(log, (uint64_t)bytes, path);
         goto end;
     }
-    while (*size < (size_t)st.st_size) {
-        ssize_t n = read(fd, *text + *size, (size_t)st.st_size - *size);
+    while (*size < (size_t)bytes) {
+        ssize_t n = read(fd, *text + *size, (size_t)bytes - *size);
 
         if (n < 0 && errno == EINTR)
             continue;

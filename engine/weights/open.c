@@ -3,7 +3,6 @@
  *
  * SPDX-License-Identifier: BSD-2-Clause
  */
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,8 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "weights/files.h"
 #include "weights/json.h"
+#include "weights/places.h"
 #include "weights/reader.h"
 
 #define MAX_SHARDS 1024
@@ -128,32 +127,25 @@ static CvFile *new_file(CvWeights *w, const char *path, CvLog *log)
 static int map_file(CvWeights *w, const char *path, CvLog *log)
 {
     CvFile *file = new_file(w, path, log);
-    struct stat st;
+    off_t size;
     int fd, err = 0;
 
     if (!file)
         return CAUSVID_ERR(ENOMEM);
-    /* a FIFO must not make us wait for its writer */
-    fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0)
-        return cv_fail(log, errno == ENOENT ? ENOENT : EIO,
-                       "'%s' cannot be opened: %s", path, strerror(errno));
-    if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode)) {
-        err = cv_fail(log, EILSEQ, "'%s' is not a file; expected weights",
-                      path);
-    } else if ((uint64_t)st.st_size > SIZE_MAX / 2) {
+    if ((fd = cv_path_open(path, &size, "weights", log)) < 0)
+        return fd;
+    if ((uint64_t)size > SIZE_MAX / 2) {
         err = cv_fail(log, EILSEQ, "'%s' is larger than this machine can "
                       "address", path);
-    } else if (st.st_size > 0) {
-        void *data = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE,
-                          fd, 0);
+    } else if (size > 0) {
+        void *data = mmap(NULL, (size_t)size, PROT_READ, MAP_PRIVATE, fd, 0);
 
         if (data == MAP_FAILED) {
             err = cv_fail(log, errno == ENOMEM ? ENOMEM : EIO,
                           "'%s' cannot be mapped: %s", path, strerror(errno));
         } else {
             file->data   = data;
-            file->size   = (size_t)st.st_size;
+            file->size   = (size_t)size;
             file->mapped = 1;
         }
     }

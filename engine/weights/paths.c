@@ -1,13 +1,39 @@
 /*
- * Paths of bounded length.
+ * Paths of bounded length, and opening what lies there.
  *
  * SPDX-License-Identifier: BSD-2-Clause
  */
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "weights/places.h"
+
+int cv_path_open(const char *path, off_t *size, const char *expected,
+                 CvLog *log)
+{
+    /* a FIFO must not make us wait for its writer */
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK), err;
+    struct stat st;
+
+    if (fd < 0)
+        return cv_fail(log, errno == ENOENT ? ENOENT : EIO,
+                       "'%s' cannot be opened: %s", path, strerror(errno));
+    if (fstat(fd, &st) < 0) {
+        err = cv_fail(log, EIO, "'%s' cannot be read: %s", path,
+                      strerror(errno));
+    } else if (!S_ISREG(st.st_mode)) {
+        err = cv_fail(log, EILSEQ, "'%s' is not a file; expected %s", path,
+                      expected);
+    } else {
+        *size = st.st_size;
+        return fd;
+    }
+    close(fd);
+    return err;
+}
 
 int cv_path_is_folder(const char *path)
 {

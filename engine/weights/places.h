@@ -6,6 +6,8 @@
 #ifndef CV_PLACES_H
 #define CV_PLACES_H
 
+#include <sys/types.h>
+
 #include "weights/files.h"
 
 /* A part of a model and the names under which it is found. */
@@ -52,6 +54,11 @@ void cv_places_begin(CvPlaces *places, const char *root);
 int cv_places_next(CvPlaces *places);
 
 /* ---- paths: paths.c ---- */
+
+/* The descriptor of a regular file, for reading, and its size; or an error.
+ * expected: what it should be, for people. */
+int cv_path_open(const char *path, off_t *size, const char *expected,
+                 CvLog *log);
 
 int cv_path_is_folder(const char *path);
 /* 1, 0, or EIO when that cannot be seen, which must not pass for 0. */

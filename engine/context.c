@@ -57,8 +57,14 @@ int causvid_open(CausvidContext **ctx, const CausvidSettings *settings)
     if (!settings)
         return CAUSVID_ERR(EINVAL);
     c = calloc(1, sizeof(*c));
-    if (!c)
-        return CAUSVID_ERR(ENOMEM);
+    if (!c) {
+        CvLog log;
+
+        cv_log_init(&log, settings);
+        err = cv_fail_memory(&log, sizeof(*c), "a context");
+        cv_log_free(&log);
+        return err;
+    }
     clock_gettime(CLOCK_MONOTONIC, &began);
     cv_log_init(&c->log, settings);
     c->progress = settings->progress;

@@ -225,7 +225,7 @@ static size_t make_header(const Record *r, const uint8_t *payload,
 }
 
 static int open_record(Record *r, const CvTextCache *c, const CvTensor *embeds,
-                       const int32_t *ids)
+                       const int32_t *ids, CvLog *log)
 {
     uint8_t digest[CV_SHA256_BYTES];
     char header[HEADER_SIZE];
@@ -247,7 +247,7 @@ static int open_record(Record *r, const CvTextCache *c, const CvTensor *embeds,
     cv_sha256_text(r->key, digest);
     snprintf(r->path, sizeof(r->path), "%s/%s.safetensors", c->folder, r->key);
     if (!(r->data = calloc(1, HEADER_SIZE + r->payload_size + 1)))
-        return cv_fail_memory(c->log, HEADER_SIZE + r->payload_size,
+        return cv_fail_memory(log, HEADER_SIZE + r->payload_size,
                               "a prompt of the cache");
     r->header_size = make_header(r, r->data, header);
     memcpy(r->data + r->header_size, r->ids, ids_size);
@@ -352,8 +352,8 @@ int cv_text_cache_has(const CvTextCache *c, const int32_t *ids, int64_t n,
     const CvTensor embeds = CV_TENSOR(NULL, CV_F32, n, dim);
     struct stat st;
     Record r;
-    int found = !open_record(&r, c, &embeds, ids) && !stat(r.path, &st) &&
-                S_ISREG(st.st_mode) &&
+    int found = !open_record(&r, c, &embeds, ids, NULL) &&
+                !stat(r.path, &st) && S_ISREG(st.st_mode) &&
                 st.st_size == (off_t)(r.header_size + r.payload_size);
 
     free(r.data);
@@ -364,7 +364,7 @@ int cv_text_cache_load(CvTextCache *c, CvBackend *backend,
                        const CvTensor *embeds, const int32_t *ids)
 {
     Record r;
-    int err = open_record(&r, c, embeds, ids);
+    int err = open_record(&r, c, embeds, ids, c->log);
 
     if (!err && read_record(&r, c)) {
         cv_log(c->log, CAUSVID_LOG_VERBOSE, "a prompt of %" PRId64 " tokens "
@@ -384,7 +384,7 @@ int cv_text_cache_save(CvTextCache *c, CvBackend *backend,
 
     if (c->told)
         return 0;
-    if (!(err = open_record(&r, c, embeds, ids)) &&
+    if (!(err = open_record(&r, c, embeds, ids, c->log)) &&
         !(err = cv_download(backend, embeds_of(&r), embeds))) {
         if (!(error = write_record(&r, c)))
             cv_log(c->log, CAUSVID_LOG_VERBOSE, "a prompt of %" PRId64

@@ -28,30 +28,38 @@ _Static_assert(CV_CUDA_SCRATCH8 == CV_CUDA_ATTENTION8_BYTES,
 
 static const CvOps cuda_ops;
 
+int cv_cuda_fail(CvCuda *cuda, const char *what, const char *why)
+{
+    /* After a fault every call fails: one line is enough. */
+    const int again = atomic_exchange(&cuda->host->failed, 1);
+
+    cv_log(cuda->base.log, again ? CAUSVID_LOG_VERBOSE : CAUSVID_LOG_ERROR,
+           "%s failed on GPU %d: %s", what, cuda->device, why);
+    return CAUSVID_ERR(EIO);
+}
+
 int cv_cuda_check(CvCuda *cuda, cudaError_t error, const char *what)
 {
-    struct CvCudaHost *host = cuda->host;
-    int again;
+    char why[256];
 
     if (error == cudaSuccess)
         return 0;
-    /* After a fault every call fails: one line is enough. */
-    again = host && atomic_exchange(&host->failed, 1);
-    cv_log(cuda->base.log, again ? CAUSVID_LOG_VERBOSE : CAUSVID_LOG_ERROR,
-           "%s failed on GPU %d: %s (%s)", what, cuda->device,
-           cudaGetErrorName(error), cudaGetErrorString(error));
-    return CAUSVID_ERR(EIO);
+    cudaGetLastError(); /* said here: no later launch is to find it */
+    snprintf(why, sizeof(why), "%s (%s)", cudaGetErrorName(error),
+             cudaGetErrorString(error));
+    return cv_cuda_fail(cuda, what, why);
 }
 
 static int cuda_enter(CvBackend *b)
 {
     CvCuda *cuda = cv_cuda(b);
     int result = cuda->host->push(cuda->context);
+    char why[64];
 
     if (!result)
         return 0;
-    return cv_fail(b->log, EIO, "the context of GPU %d cannot be made current "
-                   "(error %d of the CUDA driver)", cuda->device, result);
+    snprintf(why, sizeof(why), "error %d of the CUDA driver", result);
+    return cv_cuda_fail(cuda, "making the context current", why);
 }
 
 static void cuda_leave(CvBackend *b)
@@ -222,11 +230,12 @@ static int describe(CvCuda *cuda, const CvCudaSettings *settings,
 static int take_memory(CvCuda *cuda, char why[CV_WHY_SIZE])
 {
     size_t available = 0, total = 0;
-    cudaError_t error;
+    cudaError_t error = cudaMemGetInfo(&available, &total);
 
-    cudaMemGetInfo(&available, &total);
     cuda->host->before = (int64_t)(total - available);
-    error = cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking);
+    if (!error)
+        error = cudaStreamCreateWithFlags(&cuda->stream,
+                                          cudaStreamNonBlocking);
     if (!error)
         error = cudaStreamCreateWithFlags(&cuda->pictures,
                                           cudaStreamNonBlocking);
@@ -282,12 +291,22 @@ static void give_back(CvCuda *cuda)
         cudaStreamDestroy(cuda->stream);
 }
 
-/* The last step: also of an opening that failed. */
+/* The last step, also of an opening that failed: what is the host's. */
 static void free_backend(CvCuda *cuda)
 {
-    if (cuda->host && cuda->host->retained)
-        cuda->host->release(cuda->device);
-    free(cuda->host);
+    struct CvCudaHost *host = cuda->host;
+
+    if (host->retained)
+        host->release(cuda->device);
+    cv_pool_close(&host->pool);
+    while (host->blocks) {
+        CvCudaBlock *next = host->blocks->next;
+
+        free(host->blocks);
+        host->blocks = next;
+    }
+    free(cuda->blas);
+    free(host);
     free(cuda);
 }
 
@@ -317,8 +336,10 @@ int cv_cuda_open(CvBackend **backend, const CvCudaSettings *settings,
         return unusable(why, "the CUDA module is of another version of "
                         "libcausvid (%d, expected %d)", CV_CUDA_ABI,
                         settings->abi);
-    if ((err = find_devices(&n_devices, why)) < 0)
+    if ((err = find_devices(&n_devices, why)) < 0) {
+        cudaGetLastError(); /* said in `why`: no later launch is to find it */
         return err;
+    }
     if (settings->memory_bytes && settings->memory_bytes < CV_CUDA_OWN_BYTES)
         return cv_fail(log, ENOMEM, "vram=%lld: the CUDA backend alone takes "
                        "%lld bytes", (long long)settings->memory_bytes,
@@ -353,7 +374,7 @@ fail:
         give_back(cuda);
         cuda_leave(&cuda->base);
     }
-    cudaGetLastError(); /* said in `why`: nothing for a later call to find */
+    cudaGetLastError(); /* the same */
     free_backend(cuda);
     return err;
 }

@@ -67,7 +67,9 @@ CAUSVID_API int cv_cuda_open(CvBackend **backend,
                              const CvCudaSettings *settings,
                              char why[CV_WHY_SIZE], CvLog *log);
 
-/* 0, or EIO with one log line that names `what`. */
+/* EIO, with a log line: an error the first time only. */
+int cv_cuda_fail(CvCuda *cuda, const char *what, const char *why);
+/* 0, or this. */
 int cv_cuda_check(CvCuda *cuda, cudaError_t error, const char *what);
 
 /* ---- the table's entries, by file ---- */

@@ -121,8 +121,8 @@ void cv_cuda_blas_close(CvCuda *cuda)
 
 static int blas_error(CvCuda *cuda, cublasStatus_t status)
 {
-    return cv_fail(cuda->base.log, EIO, "a matrix product failed on GPU %d: "
-                   "%s", cuda->device, cublasLtGetStatusName(status));
+    return cv_cuda_fail(cuda, "a matrix product",
+                        cublasLtGetStatusName(status));
 }
 
 /* ---- plans ---- */

@@ -36,7 +36,6 @@ void cv_cuda_memory_close(CvCuda *cuda)
 
     while (host->blocks)
         cv_cuda_release(&cuda->base, host->blocks->data);
-    cv_pool_close(&host->pool);
     cv_cuda_ring_close(cuda);
     cudaFree(host->words);
     cudaFreeHost(host->words_host);

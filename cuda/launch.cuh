@@ -25,7 +25,7 @@
 #define CV_LAUNCH(cuda_, stream_, kernel_, grid_, block_, shared_, ...)     \
     (emulator_launch(stream_, dim3(grid_), dim3(block_), shared_,           \
                      __FILE__ ": " #kernel_, kernel_, __VA_ARGS__),         \
-     0)
+     cv_cuda_check(cuda_, cudaGetLastError(), #kernel_))
 #else
 #define CV_LAUNCH(cuda_, stream_, kernel_, grid_, block_, shared_, ...)     \
     ([&]() -> int {                                                         \

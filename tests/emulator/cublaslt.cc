@@ -15,11 +15,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include <new>
 #include <vector>
 
 #include "cublasLt.h"
 #include "cuda_bf16.h"
 #include "device_memory.h"
+#include "faults.h"
 #include "streams.h"
 
 struct cublasLtContext {
@@ -60,6 +62,22 @@ static cublasStatus_t refuse(cublasStatus_t status, const char *why)
 {
     fprintf(stderr, "# emulated cuBLASLt: %s\n", why);
     return status;
+}
+
+static void free_object(void *p)
+{
+    emulator_freed(p);
+    operator delete(p);
+}
+
+static void *object(size_t bytes)
+{
+    void *p = emulator_fault() ? NULL : operator new(bytes, std::nothrow);
+
+    if (!p)
+        return NULL;
+    emulator_made(p, free_object);
+    return memset(p, 0, bytes);
 }
 
 static size_t type_bytes(uint32_t type)
@@ -222,13 +240,13 @@ extern "C" {
 
 cublasStatus_t cublasLtCreate(cublasLtHandle_t *handle)
 {
-    *handle = (cublasLtHandle_t)calloc(1, sizeof(**handle));
+    *handle = (cublasLtHandle_t)object(sizeof(**handle));
     return *handle ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_ALLOC_FAILED;
 }
 
 cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle)
 {
-    free(handle);
+    free_object(handle);
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -260,7 +278,7 @@ cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *desc,
                                         cublasComputeType_t compute,
                                         cudaDataType_t scale)
 {
-    *desc = (cublasLtMatmulDesc_t)calloc(1, sizeof(**desc));
+    *desc = (cublasLtMatmulDesc_t)object(sizeof(**desc));
     if (!*desc)
         return CUBLAS_STATUS_ALLOC_FAILED;
     (*desc)->compute = compute;
@@ -272,7 +290,7 @@ cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *desc,
 
 cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t desc)
 {
-    free(desc);
+    free_object(desc);
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -315,7 +333,7 @@ cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *layout,
                                           cudaDataType type, uint64_t rows,
                                           uint64_t columns, int64_t ld)
 {
-    *layout = (cublasLtMatrixLayout_t)calloc(1, sizeof(**layout));
+    *layout = (cublasLtMatrixLayout_t)object(sizeof(**layout));
     if (!*layout)
         return CUBLAS_STATUS_ALLOC_FAILED;
     (*layout)->type = (uint32_t)type;
@@ -327,7 +345,7 @@ cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *layout,
 
 cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout)
 {
-    free(layout);
+    free_object(layout);
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -355,8 +373,7 @@ cublasStatus_t cublasLtMatrixLayoutSetAttribute(
 cublasStatus_t cublasLtMatmulPreferenceCreate(
     cublasLtMatmulPreference_t *preference)
 {
-    *preference = (cublasLtMatmulPreference_t)calloc(1,
-                                                     sizeof(**preference));
+    *preference = (cublasLtMatmulPreference_t)object(sizeof(**preference));
     if (!*preference)
         return CUBLAS_STATUS_ALLOC_FAILED;
     for (uint32_t &alignment : (*preference)->alignment)
@@ -367,7 +384,7 @@ cublasStatus_t cublasLtMatmulPreferenceCreate(
 cublasStatus_t cublasLtMatmulPreferenceDestroy(
     cublasLtMatmulPreference_t preference)
 {
-    free(preference);
+    free_object(preference);
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -409,6 +426,8 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(
     Algorithm algorithm = { magic, { 0, 0, 0, 0 } };
 
     *found = 0;
+    if (emulator_fault())
+        return CUBLAS_STATUS_EXECUTION_FAILED;
     if (!handle || wanted < 1)
         return refuse(CUBLAS_STATUS_INVALID_VALUE, "no handle, no results");
     if (why)
@@ -486,6 +505,8 @@ cublasStatus_t cublasLtMatmul(
     Algorithm algorithm;
     double factor, old;
 
+    if (emulator_fault())
+        return CUBLAS_STATUS_EXECUTION_FAILED;
     if (!handle || desc->pointer_mode != CUBLASLT_POINTER_MODE_HOST)
         return refuse(CUBLAS_STATUS_NOT_SUPPORTED,
                       "only a handle and factors of the host");

@@ -22,6 +22,7 @@
 #include "emulator.h"
 #include "streams.h"
 #include "device_memory.h"
+#include "faults.h"
 
 #if !defined(__x86_64__) || defined(EMULATOR_UCONTEXT)
 #define USE_UCONTEXT 1
@@ -693,6 +694,8 @@ void emulator_run(cudaStream_t stream, dim3 grid, dim3 block, size_t bytes,
     if (cudaPeekAtLastError() != cudaSuccess)
         emulator_fail("nobody has asked for the error of an earlier call: the "
                       "launch of %s would be taken for wrong", name);
+    if (emulator_runtime_fault())
+        return;
     emulator_do(stream, [=] {
         run_kernel(grid, block, bytes, name, run);
     });

@@ -17,10 +17,12 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <vector>
 
 #include "device_memory.h"
 #include "emulator.h"
+#include "faults.h"
 #include "libcuda.h"
 #include "streams.h"
 
@@ -170,6 +172,7 @@ int emulator_is_device_memory(const void *p)
 
 cudaError_t cudaMalloc(void **data, size_t bytes)
 {
+    EMULATOR_MAY_FAIL();
     Locked locked;
     Allocation a;
     uint8_t *memory;
@@ -200,6 +203,7 @@ cudaError_t cudaMalloc(void **data, size_t bytes)
     if (!entered)
         protect(memory, a, 0);
     *data = memory;
+    emulator_made(memory, [](void *p) { cudaFree(p); });
     return cudaSuccess;
 }
 
@@ -225,6 +229,7 @@ cudaError_t cudaFree(void *data)
     munmap(i->first + a.bytes + a.slack - a.pages - GUARD,
            a.pages + 2 * GUARD);
     used -= a.bytes;
+    emulator_freed(data);
     allocations.erase(i);
     return cudaSuccess;
 }
@@ -241,11 +246,13 @@ cudaError_t cudaFreeAsync(void *data, cudaStream_t)
 
 cudaError_t cudaMallocHost(void **data, size_t bytes)
 {
+    EMULATOR_MAY_FAIL();
     Locked locked;
 
-    *data = malloc(bytes);
+    *data = operator new(bytes, std::nothrow);
     if (!*data)
         return cudaErrorMemoryAllocation;
+    emulator_made(*data, [](void *p) { cudaFreeHost(p); });
     pinned[(uint8_t *)*data] = bytes;
     return cudaSuccess;
 }
@@ -262,7 +269,8 @@ cudaError_t cudaFreeHost(void *data)
     Locked locked;
 
     pinned.erase((uint8_t *)data);
-    free(data);
+    emulator_freed(data);
+    operator delete(data);
     return cudaSuccess;
 }
 
@@ -341,6 +349,7 @@ static cudaError_t copy(const char *call, void *dst, size_t dst_pitch,
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes,
                             enum cudaMemcpyKind kind, cudaStream_t stream)
 {
+    EMULATOR_MAY_FAIL();
     return copy("cudaMemcpyAsync", dst, bytes, src, bytes, bytes, 1, kind,
                 stream);
 }
@@ -349,6 +358,7 @@ cudaError_t cudaMemcpy2DAsync(void *dst, size_t dst_pitch, const void *src,
                               size_t src_pitch, size_t width, size_t height,
                               enum cudaMemcpyKind kind, cudaStream_t stream)
 {
+    EMULATOR_MAY_FAIL();
     return copy("cudaMemcpy2DAsync", dst, dst_pitch, src, src_pitch, width,
                 height, kind, stream);
 }
@@ -374,6 +384,7 @@ cudaError_t cudaMemcpy2D(void *dst, size_t dst_pitch, const void *src,
 cudaError_t cudaMemsetAsync(void *data, int value, size_t bytes,
                             cudaStream_t stream)
 {
+    EMULATOR_MAY_FAIL();
     if (!bytes)
         return cudaSuccess;
     check_side("cudaMemset", "destination", data, bytes, 1);
@@ -396,6 +407,7 @@ cudaError_t cudaMemset(void *data, int value, size_t bytes)
 
 cudaError_t cudaGetDeviceCount(int *count)
 {
+    EMULATOR_MAY_FAIL();
     const char *devices = getenv("EMULATED_DEVICES"); /* as in libcuda.c */
 
     *count = devices && !atoi(devices) ? 0 : 1;
@@ -404,6 +416,7 @@ cudaError_t cudaGetDeviceCount(int *count)
 
 cudaError_t cudaGetDevice(int *device)
 {
+    EMULATOR_MAY_FAIL();
     *device = 0;
     return cudaSuccess;
 }
@@ -425,6 +438,7 @@ void emulator_set_capability(int to)
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int device)
 {
+    EMULATOR_MAY_FAIL();
     const char *wanted = getenv("EMULATED_CAPABILITY");
     int is = capability ? capability : wanted ? atoi(wanted) : 80;
 
@@ -495,6 +509,7 @@ cudaError_t cudaDeviceSynchronize(void)
 
 cudaError_t cudaMemGetInfo(size_t *available, size_t *total)
 {
+    EMULATOR_MAY_FAIL();
     Locked locked;
 
     *available = used < device_bytes() ? device_bytes() - used : 0;
@@ -504,6 +519,7 @@ cudaError_t cudaMemGetInfo(size_t *available, size_t *total)
 
 cudaError_t cudaDriverGetVersion(int *version)
 {
+    EMULATOR_MAY_FAIL();
     *version = CUDART_VERSION;
     return cudaSuccess;
 }
@@ -524,6 +540,8 @@ static int push_current(void *pointer)
         emulator_fail("cuCtxPushCurrent: %p is no context", pointer);
     if (n_contexts == 16)
         emulator_fail("cuCtxPushCurrent: 16 contexts are pushed");
+    if (emulator_is_broken())
+        return 719; /* CUDA_ERROR_LAUNCH_FAILED */
     contexts[n_contexts++] = context;
     return 0;
 }
@@ -605,6 +623,7 @@ cudaError_t cudaGetDriverEntryPointByVersion(
     const char *symbol, void **function, unsigned, unsigned long long,
     enum cudaDriverEntryPointQueryResult *status)
 {
+    EMULATOR_MAY_FAIL();
     static const struct {
         const char *name;
         void *function;

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "emulator.h"
+#include "faults.h"
 #include "streams.h"
 
 /* A recorded event, until the stream gets there. */
@@ -157,6 +158,7 @@ extern "C" {
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned)
 {
+    EMULATOR_MAY_FAIL();
     static const unsigned chances[] = { 0, 50, 95 };
     const char *given = getenv("EMULATED_STREAMS");
     const uint64_t wanted = given ? strtoull(given, NULL, 10) : 0;
@@ -170,6 +172,9 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned)
     }
     *stream = new CUstream_st;
     streams.push_back(*stream);
+    emulator_made(*stream, [](void *p) {
+        cudaStreamDestroy((cudaStream_t)p);
+    });
     return cudaSuccess;
 }
 
@@ -186,6 +191,7 @@ cudaError_t cudaStreamCreate(cudaStream_t *stream)
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 {
+    EMULATOR_MAY_FAIL();
     CUstream_st *s = stream_of(stream);
     Locked locked;
 
@@ -199,10 +205,11 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream)
 
     if (!stream)
         return cudaErrorInvalidResourceHandle;
-    cudaStreamSynchronize(stream);
+    do_until(stream, [=] { return stream->works.empty(); });
     for (size_t i = 0; i < streams.size(); i++)
         if (streams[i] == stream)
             streams.erase(streams.begin() + (ptrdiff_t)i--);
+    emulator_freed(stream);
     delete stream;
     return cudaSuccess;
 }
@@ -219,6 +226,7 @@ cudaError_t cudaStreamQuery(cudaStream_t stream)
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event,
                                 unsigned)
 {
+    EMULATOR_MAY_FAIL();
     Locked locked;
 
     if (!event)
@@ -232,7 +240,9 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event,
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned)
 {
+    EMULATOR_MAY_FAIL();
     *event = new CUevent_st;
+    emulator_made(*event, [](void *p) { cudaEventDestroy((cudaEvent_t)p); });
     return cudaSuccess;
 }
 
@@ -243,6 +253,7 @@ cudaError_t cudaEventCreate(cudaEvent_t *event)
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 {
+    EMULATOR_MAY_FAIL();
     auto mark = std::make_shared<Mark>();
     Locked locked;
 
@@ -260,6 +271,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event)
 {
+    EMULATOR_MAY_FAIL();
     Locked locked;
 
     if (!event)
@@ -273,6 +285,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event)
 /* Whoever asks for the first time is told to wait. */
 cudaError_t cudaEventQuery(cudaEvent_t event)
 {
+    EMULATOR_MAY_FAIL();
     Locked locked;
 
     if (!event)
@@ -287,6 +300,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event)
 {
     if (!event)
         return cudaErrorInvalidResourceHandle;
+    emulator_freed(event);
     delete event;
     return cudaSuccess;
 }

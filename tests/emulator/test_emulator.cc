@@ -17,6 +17,14 @@
 
 [[maybe_unused]] static CvCuda *const cuda = NULL;
 
+/* Of the backend, which is not here. */
+int cv_cuda_check(CvCuda *, cudaError_t error, const char *what)
+{
+    if (error)
+        tap_bail("%s fails", what);
+    return 0;
+}
+
 static uint64_t random_state = 1;
 
 static double random_real(void)

@@ -12,7 +12,7 @@ BUILD ?= build
 .SUFFIXES:
 
 # These goals need no configuration, or see to it themselves.
-UNCONFIGURED := demo check setup fuzz dist clean distclean help
+UNCONFIGURED := demo check setup fuzz check-threads dist clean distclean help
 ifneq ($(filter-out $(UNCONFIGURED),$(or $(MAKECMDGOALS),all)),)
 include $(BUILD)/config.mak
 endif
@@ -155,13 +155,15 @@ EMULATED_MODULE := $(BUILD)/emulator/libcausvid_cuda.so
 # ABI are off.
 # A GPU refuses addresses that are not multiples of a vector's size: here a
 # trap does. Of the sanitizers those are left out that cost most and find what
-# the address sanitizer finds as well.
+# the address sanitizer finds as well. The thread sanitizer cannot follow
+# coroutines: it sees the host's side only.
 EMULATE = -DCV_EMULATE -Icuda -Itests/emulator $(CPPFLAGS)
 EMULATE_CXX = $(EMULATE) $(CXXFLAGS) -O2 -Wno-unknown-pragmas -Wno-pass-failed \
     -Wno-psabi \
     $(if $(filter release debug,$(MODE)), \
         -fsanitize=alignment -fsanitize-undefined-trap-on-error, \
-        -fno-sanitize=null$(comma)object-size$(comma)pointer-overflow)
+        $(if $(filter threads,$(MODE)),-fno-sanitize=thread, \
+            -fno-sanitize=null$(comma)object-size$(comma)pointer-overflow))
 
 $(BUILD)/emulator/obj/%.c.o: %.c $(BUILD)/config.mak
 	@mkdir -p $(@D)
@@ -254,6 +256,19 @@ check-valgrind: all tests
 	@$(PROVE) --exec '$(VALGRIND)' $(filter-out %/test_device,$(call c_test,unit)) \
 	    $(filter-out %/test_bad_models %/test_bad_weights %/test_cuda %/test_engines %/test_faults %/test_loading \
 	        %/test_tiny_vae,$(call c_test,model))
+
+# What has several threads, built with the thread sanitizer in a configuration
+# of its own: on the CPU, and the host's side of the emulated CUDA backend.
+THREADED := unit/test_api unit/test_load ops/test_threads model/test_loading \
+    model/test_ring model/test_engines
+.PHONY: check-threads run-threads
+check-threads:
+	@[ -e $(BUILD)/threads/config.mak ] || ./configure --quiet \
+	    --build-dir=$(BUILD)/threads --enable-threads --disable-cuda --disable-blas
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/threads run-threads
+
+run-threads: $(THREADED:%=$(BUILD)/tests/%) $(EMULATED_MODULE)
+	@$(PROVE) --exec '' $(THREADED:%=$(BUILD)/tests/%)
 
 # The fuzzers are built in a configuration of their own, by clang.
 FUZZ_SECONDS ?= 60
@@ -415,6 +430,7 @@ help:
 	@echo "                   their targets, PyTorch where PYTHON=$(PYTHON) has it;"
 	@echo "                   BENCH=short takes five minutes"
 	@echo "make check-valgrind   unit and model tests under valgrind"
+	@echo "make check-threads what has several threads, with the thread sanitizer"
 	@echo "make fuzz          run the fuzzers, FUZZ_SECONDS=$(FUZZ_SECONDS) each"
 	@echo "make ffmpeg        FFmpeg with the causvid source, $(BUILD)/bin/ffmpeg;"
 	@echo "                   FFMPEG_VERSION=7.1|8.1|9.0, FFMPEG_SRC=DIR,"

@@ -233,7 +233,7 @@ typedef struct CausvidClip {
     int steps;          /**< denoising steps; 0: the recipe's */
     const float *timesteps; /**< explicit list (0..1000, falling), or NULL */
     int n_timesteps;        /**< length of the list, at most 1000 */
-    float shift;        /**< timestep shift; 0: the recipe's */
+    float shift;        /**< timestep shift, 0.001 to 1000; 0: the recipe's */
     float guidance;     /**< classifier-free guidance; 1: none;
                              negative: the recipe's */
     enum CausvidSampler sampler;

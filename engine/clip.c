@@ -105,10 +105,10 @@ static int make_schedule(CvClip *clip, const CvModel *model,
         .dim     = cv_dit_size(model->dit)->dim,
     };
 
-    if (args->shift < 0 || !(args->shift <= 1000))
+    if (args->shift && !(args->shift >= CV_LEAST_SHIFT && args->shift <= 1000))
         return cv_fail(model->log, EINVAL, "shift=%g is not possible: expected "
-                       "0 (the recipe's) or a positive number up to 1000",
-                       args->shift);
+                       "0 (the recipe's), or a number from %g to 1000",
+                       args->shift, (double)CV_LEAST_SHIFT);
     if (args->steps < 0 || args->steps > CV_MAX_STEPS)
         return cv_fail(model->log, EINVAL, "steps=%d is not possible: expected "
                        "1 to %d", args->steps, CV_MAX_STEPS);

@@ -13,6 +13,9 @@
 
 #define CV_MAX_STEPS 1000
 
+/* With less, 1 + (shift - 1) sigma may be rounded to 0. */
+#define CV_LEAST_SHIFT 0.001
+
 /* The noise levels of a clip. */
 typedef struct CvSchedule {
     enum CausvidSampler sampler;

@@ -213,9 +213,9 @@ int cv_schedule_init(CvSchedule *schedule, const CvScheduleArgs *args,
     CvScheduleArgs a = *args;
 
     *schedule = (CvSchedule){ .sampler = a.sampler };
-    if (!(a.shift >= 0 && a.shift <= 1000))
-        return cv_fail(log, EINVAL, "shift: %g, expected more than 0 and at "
-                       "most 1000", a.shift);
+    if (a.shift && !(a.shift >= CV_LEAST_SHIFT && a.shift <= 1000))
+        return cv_fail(log, EINVAL, "shift: %g, expected %g to 1000", a.shift,
+                       (double)CV_LEAST_SHIFT);
     if (a.steps < 0 || a.n_timesteps < 0)
         return cv_fail(log, EINVAL, "steps: %d, expected 1 to %d",
                        a.steps < 0 ? a.steps : a.n_timesteps, CV_MAX_STEPS);

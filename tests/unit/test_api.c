@@ -7,6 +7,7 @@
  * nothing but take no time.
  */
 #include <errno.h>
+#include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -347,6 +348,8 @@ static void test_errors(void)
     REFUSED(clip.steps = -1, EINVAL, "steps");
     REFUSED(clip.steps = 50, EINVAL, "steps");
     REFUSED(clip.shift = -1, EINVAL, "shift");
+    REFUSED(clip.shift = 1e-9f, EINVAL, "from 0.001 to 1000");
+    REFUSED(clip.shift = NAN, EINVAL, "shift");
     REFUSED(clip.guidance = 1e9f, EINVAL, "guidance");
     REFUSED(clip.timesteps = rising; clip.n_timesteps = 2, EINVAL, "timestep");
 

@@ -221,6 +221,7 @@ template <int kDim, int kBias>
 static __global__ void __launch_bounds__(THREADS, 2)
 attention_bf16_kernel(CvAttend a)
 {
+    cv_begin();
     CV_DYNAMIC_SHARED(cv_bf16, queries);
     cv_bf16 *keys = queries + QUERIES * kDim, *values = keys + KEYS * kDim;
     const int lane = (int)(threadIdx.x % CV_WARP);

@@ -539,6 +539,7 @@ attention8_kernel(const __grid_constant__ CvTensorMap scales, CvAttend a,
         }
         cv_mbarrier_init_done();
     }
+    cv_begin();
     __syncthreads();
     if (role == 0) {
         cv_registers_give<24>();

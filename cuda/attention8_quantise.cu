@@ -149,6 +149,7 @@ static __global__ void __launch_bounds__(SAMPLERS)
 attention8_channels_kernel(Cv8Rows a, Cv8Channels *channels)
 {
 #if CV_HOPPER_CODE
+    cv_begin();
     __shared__ float rows[SAMPLERS / CV_WARP][CV8_DIM];
     __shared__ uint32_t parts[SAMPLERS / CV_WARP];
     const int head = (int)blockIdx.x, channel = (int)threadIdx.x;
@@ -478,6 +479,7 @@ static __global__ void __launch_bounds__(THREADS, 2)
 attention8_quantise_kernel(Cv8Rows a, Cv8 to)
 {
 #if CV_HOPPER_CODE
+    cv_begin();
     __shared__ __align__(16) uint8_t
         staged[CV8_BYTES + CV8_DIM / SPAN * VALUE_PAD];
     __shared__ uint32_t parts[WARPS];

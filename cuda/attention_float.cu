@@ -79,6 +79,7 @@ template <typename T>
 static __global__ void __launch_bounds__(THREADS, 1)
 attention_float_kernel(CvAttend a)
 {
+    cv_begin();
     __shared__ __align__(16) float slices[2 * SLICE * STEP];
     __shared__ __align__(16) float weights[KEYS * STEP]; /* [key][query] */
     float *q_slice = slices, *k_slice = slices + SLICE * STEP;

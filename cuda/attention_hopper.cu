@@ -372,6 +372,7 @@ attention_hopper_kernel(const __grid_constant__ Maps maps, CvAttend a,
         }
         cv_mbarrier_init_done();
     }
+    cv_begin();
     __syncthreads();
     if (role == 0) {
         cv_registers_give<24>();

@@ -19,6 +19,7 @@ static __global__ void __launch_bounds__(MERGE)
 merge_parts_kernel(CvAttend a, CvPlan plan, int first_head, float factor,
                    const Cv8Channels *channels)
 {
+    cv_begin();
     const int rows = MERGE / CV_WARP, lane = (int)(threadIdx.x % CV_WARP);
     const int at = (int)blockIdx.x * rows + (int)threadIdx.x / CV_WARP;
     const int tile = plan.whole + at / QUERIES;

@@ -45,6 +45,7 @@ static __device__ __forceinline__ float4 row_of(const Tiles *t, int row)
 static __global__ void __launch_bounds__(THREADS, 1)
 attention_wide_kernel(CvAttend a)
 {
+    cv_begin();
     CV_DYNAMIC_SHARED(Tiles, t);
     const int lane = (int)(threadIdx.x % CV_WARP);
     const int warp = (int)(threadIdx.x / CV_WARP);

@@ -212,6 +212,7 @@ static int describe(CvCuda *cuda, const CvCudaSettings *settings,
     /* sm_90a is the code of this one capability, not of later ones. */
     cuda->hopper = cuda->capability == 90 && !settings->generic;
     cuda->trials = settings->trials;
+    cuda->early  = cuda->hopper && cuda->trials & CV_TRIAL_LAUNCHES;
     cuda->scratch_bytes = CV_CUDA_SCRATCH;
     if (cuda->hopper && !settings->float32)
         cuda->attention8 = settings->attention8;

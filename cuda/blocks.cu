@@ -28,6 +28,7 @@ __global__ void __launch_bounds__(kThreads)
 decode_blocks_kernel(Y *__restrict__ out, const uint8_t *__restrict__ src,
                      int64_t count, int vectors, int *bad)
 {
+    cv_begin();
     static_assert(block % CV_BLOCK_GROUP == 0 && CV_BLOCK_GROUP % 4 == 0,
                   "four elements share a scale");
     int64_t at = ((int64_t)blockIdx.x * kThreads + threadIdx.x) * 4;

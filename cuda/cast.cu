@@ -94,6 +94,7 @@ __global__ void __launch_bounds__(kThreads)
 cast_kernel(Y *__restrict__ out, const uint8_t *__restrict__ src,
             int64_t count, int vectors, int *bad)
 {
+    cv_begin();
     const bool again = sizeof(Y) == 2;
     bool found = false;
     uint32_t words[size == 8 ? 8 : size];

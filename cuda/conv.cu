@@ -174,6 +174,7 @@ template <int kM, int kN, int kWarpsM, bool kVectors>
 static __global__ void __launch_bounds__(kThreads, kVectors ? 2 : 1)
     conv_bf16_kernel(const CvConvJob a)
 {
+    cv_begin();
     typedef Copier<kM, kN, kVectors> Copies;
     constexpr int kWarpM = kM / kWarpsM;
     constexpr int kWarpN = kN / (kThreads / CV_WARP / kWarpsM);

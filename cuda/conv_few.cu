@@ -277,6 +277,7 @@ template <int kSteps, int kKt>
 static __global__ void __launch_bounds__(kThreads, 1)
     conv_few_kernel(const Job job)
 {
+    cv_begin();
     typedef Layout<kSteps, kKt> L;
     CV_DYNAMIC_SHARED(unsigned char, frames);
     unsigned char *weights = frames + 2 * L::kFrame;

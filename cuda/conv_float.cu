@@ -21,6 +21,7 @@ enum { kM = 64, kN = 64, kK = 16, kThreads = 256, kFold = 8, kPad = 4 };
 static __global__ void __launch_bounds__(kThreads, 2)
     conv_f32_kernel(const CvConvJob a)
 {
+    cv_begin();
     __shared__ __align__(16) float in[kK][kM + kPad];
     __shared__ __align__(16) float weight[kK][kN + kPad];
     int tid = (int)threadIdx.x;

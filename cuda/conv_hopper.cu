@@ -259,6 +259,7 @@ static __global__ void __launch_bounds__(S::kThreads, 1)
         }
         cv_mbarrier_init_done();
     }
+    cv_begin();
     if (job.norm && threadIdx.x < S::kN)
         gamma[threadIdx.x] = (int)threadIdx.x < job.o
                                  ? job.gamma[threadIdx.x] *
@@ -325,6 +326,7 @@ static __global__ void __launch_bounds__(256)
     conv_phases_kernel(cv_bf16 *out, const cv_bf16 *weight, int o, int kt,
                        int c)
 {
+    cv_begin();
     int64_t n = (int64_t)o * kt * c, i = (int64_t)blockIdx.x * 256 +
                                          threadIdx.x;
     int phase = (int)blockIdx.y;

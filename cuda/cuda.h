@@ -45,6 +45,7 @@ typedef struct CvCuda {
     int processors;        /* multiprocessors */
     int shared_bytes;      /* most dynamic shared memory of a thread block */
     int hopper;            /* use the sm_90a kernels */
+    int early;             /* launch kernels early: launch.cuh */
     unsigned trials;         /* CvTrials */
     CvAttention8 attention8; /* attention in 8 bits; not 0: also hopper */
     void *context;         /* CUcontext: the caller's, or the primary */

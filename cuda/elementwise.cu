@@ -29,6 +29,7 @@ template <int n>
 __global__ void __launch_bounds__(kThreads)
 silu_kernel(float *out, const float *x, int64_t count)
 {
+    cv_begin();
     THREAD_RANGE(n, count);
 
     if constexpr (n == 4) {
@@ -67,6 +68,7 @@ int cv_cuda_silu(CvBackend *b, const CvTensor *out, const CvTensor *x)
 __global__ void __launch_bounds__(kThreads)
 soft_clamp_kernel(float *out, const float *x, float limit, int64_t count)
 {
+    cv_begin();
     int64_t i = (int64_t)blockIdx.x * kThreads + threadIdx.x;
 
     if (i < count)
@@ -102,6 +104,7 @@ template <int n>
 __global__ void __launch_bounds__(kThreads)
 combine_kernel(const __grid_constant__ Combine a)
 {
+    cv_begin();
     THREAD_RANGE(n, a.count);
 
     if constexpr (n == 4) {
@@ -158,6 +161,7 @@ template <typename Y, typename X, int n>
 __global__ void __launch_bounds__(kThreads)
 convert_kernel(Y *__restrict__ out, const X *__restrict__ x, int64_t count)
 {
+    cv_begin();
     THREAD_RANGE(n, count);
 
     if constexpr (n == 4) {
@@ -238,6 +242,7 @@ template <typename Y, typename B, int n>
 __global__ void __launch_bounds__(kThreads)
 epilogue_kernel(const Epilogue<Y, B> a)
 {
+    cv_begin();
     const bool fast = sizeof(Y) == 2;
     int64_t row = (int64_t)blockIdx.x * (kThreads / a.lanes) +
                   (int)threadIdx.x / a.lanes;

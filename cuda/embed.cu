@@ -30,6 +30,7 @@ __global__ void __launch_bounds__(kThreads)
 embed_kernel(float *__restrict__ out, const W *__restrict__ table,
              const int32_t *__restrict__ ids, int64_t d)
 {
+    cv_begin();
     const W *row = table + ids[blockIdx.x] * d;
 
     out += blockIdx.x * d;
@@ -67,6 +68,7 @@ embed_fp8_kernel(float *__restrict__ out, const uint8_t *__restrict__ table,
                  const float *__restrict__ scale,
                  const int32_t *__restrict__ ids, int64_t d)
 {
+    cv_begin();
     const uint8_t *row = table + ids[blockIdx.x] * d;
     float factor = scale[ids[blockIdx.x]];
 
@@ -132,6 +134,7 @@ __global__ void __launch_bounds__(kThreads)
 t5_bias_kernel(float *__restrict__ out, const float *__restrict__ table,
                const __grid_constant__ Buckets buckets, int64_t heads, int n)
 {
+    cv_begin();
     __shared__ float bias[2 * kFar + 1];
     int64_t head = blockIdx.y;
     int first = (int)blockIdx.x * kQueries, last = min(first + kQueries, n);
@@ -174,6 +177,7 @@ __global__ void __launch_bounds__(kThreads)
 timestep_embedding_kernel(float *__restrict__ out,
                           const float *__restrict__ t, int64_t n, int64_t half)
 {
+    cv_begin();
     int64_t i = (int64_t)blockIdx.x * kThreads + threadIdx.x;
 
     if (i < n) {
@@ -206,6 +210,7 @@ modulation_kernel(float *__restrict__ out, const float *__restrict__ table,
                   const float *__restrict__ x, int64_t n, int64_t rows,
                   int64_t d, int shared)
 {
+    cv_begin();
     int64_t i = (int64_t)blockIdx.x * kThreads + threadIdx.x;
 
     if (i < n)
@@ -244,6 +249,7 @@ enum { kTokens = 16 }; /* of a block */
 __global__ void __launch_bounds__(kThreads)
 rope_table_kernel(float *__restrict__ out, const RopeTable a)
 {
+    cv_begin();
     CV_DYNAMIC_SHARED(double, frequency);
     int frame_pairs = a.pairs - 2 * a.side;
     int64_t first = (int64_t)blockIdx.x * kTokens;

@@ -25,6 +25,7 @@ from_fp8_kernel(cv_bf16 *__restrict__ out, const uint8_t *__restrict__ src,
                 const float *__restrict__ scale, uint32_t columns,
                 uint32_t count)
 {
+    cv_begin();
     uint32_t first = (blockIdx.x * kThreads + threadIdx.x) * n;
     float factor;
 
@@ -79,6 +80,7 @@ __global__ void __launch_bounds__(kThreads)
 copy_fp8_kernel(uint8_t *__restrict__ dst, const uint8_t *__restrict__ src,
                 int64_t count, uint32_t mask, int *bad)
 {
+    cv_begin();
     int64_t first = ((int64_t)blockIdx.x * kThreads + threadIdx.x) * n;
     int64_t last = first + n < count ? first + n : count;
     bool found = false;
@@ -123,6 +125,7 @@ __global__ void __launch_bounds__(kThreads)
 scale_rows_kernel(float *__restrict__ x, const float *__restrict__ scale,
                   int64_t columns, int64_t count)
 {
+    cv_begin();
     int64_t first = ((int64_t)blockIdx.x * kThreads + threadIdx.x) * n;
     float factor;
 
@@ -171,6 +174,7 @@ __global__ void __launch_bounds__(kThreads)
 quantise_kernel(uint8_t *__restrict__ out, float *__restrict__ scale,
                 const float *__restrict__ x, int64_t columns)
 {
+    cv_begin();
     __shared__ float parts[kThreads / CV_WARP];
     int lane = (int)threadIdx.x % CV_WARP;
     float largest = 0, factor;

@@ -19,6 +19,26 @@
  * kernel: a name without commas (put an instance of a template with several
  * arguments into an `auto` variable first). shared: bytes of dynamic shared
  * memory. 0 or EIO, logged.
+ *
+ * Kernels of the engine's stream may be launched early (cuda->early; CUDA calls
+ * it programmatic dependent launch): while the one before still runs, as soon as
+ * each of its blocks has called cv_begin() or ended. Then what is between two is
+ * hidden but for what a kernel waits for in its own cv_begin().
+ *
+ * Why results are the same. No kernel touches memory of the GPU before
+ * cv_begin(), which waits until the kernel before has ended as a whole and all
+ * that it wrote can be seen. That one waited in the same way, so it ended after
+ * all kernels before it. So only one kernel at a time is behind its cv_begin():
+ * what others left is complete, and nobody still reads what is about to be
+ * written (scratch). Threads may end early, but not before it. When the next
+ * kernel is let in makes no difference to results; it takes room only where all
+ * blocks of this one have theirs, and lets nobody in while it waits.
+ * Copies, memsets, events and whoever waits for them, and the host, wait for
+ * all kernels before. So do those of cuBLASLt, or they are launched early and
+ * wait by themselves: the library's matter. On the streams of pictures, of which
+ * one is the caller's, with kernels that we do not know, nothing is launched
+ * early; nor where the code is not sm_90a's: before 9.0 there is nothing to wait
+ * with.
  */
 #ifdef CV_EMULATE
 #include "emulator.h"
@@ -27,19 +47,50 @@
                      __FILE__ ": " #kernel_, kernel_, __VA_ARGS__),         \
      cv_cuda_check(cuda_, cudaGetLastError(), #kernel_))
 #else
+template <typename... Parameters, typename... Arguments>
+static inline int cv_launch(CvCuda *cuda, cudaStream_t stream, const char *name,
+                            void (*kernel)(Parameters...), dim3 grid,
+                            dim3 block, size_t shared, Arguments... arguments)
+{
+    cudaLaunchAttribute early = {};
+    cudaLaunchConfig_t config = {};
+    cudaError_t e = cudaSuccess;
+
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    config.gridDim          = grid;
+    config.blockDim         = block;
+    config.dynamicSmemBytes = shared;
+    config.stream           = stream;
+    config.attrs            = &early;
+    config.numAttrs         = cuda->early && stream == cuda->stream;
+    if (shared > 48 * 1024)
+        e = cudaFuncSetAttribute(
+            kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
+    if (e == cudaSuccess)
+        e = cudaLaunchKernelEx(&config, kernel, arguments...);
+    if (e == cudaSuccess)
+        e = cudaGetLastError();
+    return cv_cuda_check(cuda, e, name);
+}
 #define CV_LAUNCH(cuda_, stream_, kernel_, grid_, block_, shared_, ...)     \
-    ([&]() -> int {                                                         \
-        if ((size_t)(shared_) > 48 * 1024) {                                \
-            cudaError_t e_ = cudaFuncSetAttribute(                          \
-                kernel_, cudaFuncAttributeMaxDynamicSharedMemorySize,       \
-                (int)(shared_));                                            \
-            if (e_ != cudaSuccess)                                          \
-                return cv_cuda_check(cuda_, e_, #kernel_);                  \
-        }                                                                   \
-        kernel_<<<grid_, block_, shared_, stream_>>>(__VA_ARGS__);          \
-        return cv_cuda_check(cuda_, cudaGetLastError(), #kernel_);          \
-    }())
+    cv_launch(cuda_, stream_, #kernel_, kernel_, dim3(grid_), dim3(block_), \
+              shared_, __VA_ARGS__)
 #endif
+
+/* What every kernel begins with, in all threads, and without which none may
+ * end: nothing of the GPU's memory is touched before, but barriers in shared
+ * memory may be made and tensor maps fetched. Threads must not depend on what
+ * others do after it. */
+static __device__ __forceinline__ void cv_begin(void)
+{
+#ifdef CV_EMULATE
+    emulator_begin();
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;\n"
+                 "griddepcontrol.launch_dependents;\n" ::: "memory");
+#endif
+}
 
 /* CV_DYNAMIC_SHARED(type, name): name is the block's dynamic shared memory,
  * 1024-byte aligned (as TMA's widest swizzle wants). */

@@ -78,6 +78,7 @@ __global__ void __launch_bounds__(kThreads)
 patchify_kernel(T *__restrict__ out, const float *__restrict__ x,
                 const Patches a)
 {
+    cv_begin();
     Place p = place();
 
     if (p.position < a.tokens && p.channel < a.c) {
@@ -111,6 +112,7 @@ __global__ void __launch_bounds__(kThreads)
 unpatchify_kernel(float *__restrict__ out, const float *__restrict__ x,
                   const Patches a)
 {
+    cv_begin();
     Place p = place();
 
     if (p.position < a.tokens && p.channel < a.c) {
@@ -145,6 +147,7 @@ __global__ void __launch_bounds__(kThreads)
 split_frames_kernel(P *__restrict__ out, const P *__restrict__ x,
                     int64_t pixels, int64_t area, int64_t width, int lanes)
 {
+    cv_begin();
     int64_t pixel = (int64_t)blockIdx.x * (kThreads / lanes) +
                     (int)threadIdx.x / lanes;
     int64_t frame = pixel / area;
@@ -209,6 +212,7 @@ __global__ void __launch_bounds__(kThreads)
 to_channels_last_kernel(T *__restrict__ out, const float *__restrict__ x,
                         const __grid_constant__ Scales a)
 {
+    cv_begin();
     Place p = place();
 
     if (p.position < a.pixels && p.channel < a.n) {
@@ -226,6 +230,7 @@ __global__ void __launch_bounds__(kThreads)
 to_channels_first_kernel(float *__restrict__ out, const T *__restrict__ x,
                          const __grid_constant__ Scales a)
 {
+    cv_begin();
     Place p = place();
 
     if (p.position < a.pixels && p.channel < a.n) {

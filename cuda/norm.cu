@@ -59,6 +59,7 @@ __global__ void __launch_bounds__(kCvMaxThreads, 2)
 rms_norm_kernel(Y *out, const X *x, const float *__restrict__ weight,
                 int vectors, float eps)
 {
+    cv_begin();
     const int n = CvVector<X>::kElements;
     int64_t d = (int64_t)vectors * n, start = blockIdx.x * d;
     __shared__ float sums[CV_WARP];
@@ -89,6 +90,7 @@ __global__ void __launch_bounds__(kCvAnyThreads)
 rms_norm_any_kernel(Y *out, const X *x, const float *__restrict__ weight,
                     int64_t d, float eps)
 {
+    cv_begin();
     int64_t start = blockIdx.x * d;
     __shared__ float sums[CV_WARP];
     float r = cv_block_sum(squares_any(x + start, d), sums);
@@ -158,6 +160,7 @@ __global__ void __launch_bounds__(kCvMaxThreads, 2)
 layer_norm_kernel(Y *__restrict__ out, const float *__restrict__ x,
                   const Columns c, int vectors)
 {
+    cv_begin();
     int64_t d = (int64_t)vectors * 4, start = blockIdx.x * d;
     int64_t group = blockIdx.x / c.group_rows * c.group_step;
     __shared__ uint32_t maxima[CV_WARP];
@@ -231,6 +234,7 @@ __global__ void __launch_bounds__(kCvAnyThreads)
 layer_norm_any_kernel(Y *__restrict__ out, const float *__restrict__ x,
                       const Columns c, int64_t d)
 {
+    cv_begin();
     int64_t start = blockIdx.x * d;
     int64_t group = blockIdx.x / c.group_rows * c.group_step;
     __shared__ uint32_t maxima[CV_WARP];
@@ -365,6 +369,7 @@ template <typename T, int parts>
 __global__ void __launch_bounds__(kCvMaxThreads, 2)
 qk_norm_rope_kernel(const Qkv<T> a, int vectors)
 {
+    cv_begin();
     const int n = CvVector<T>::kElements;
     int part = (int)(blockIdx.x % a.parts);
     int64_t token = blockIdx.x / a.parts;
@@ -427,6 +432,7 @@ template <typename T>
 __global__ void __launch_bounds__(kCvAnyThreads)
 qk_norm_rope_any_kernel(const Qkv<T> a)
 {
+    cv_begin();
     int part = (int)(blockIdx.x % a.parts);
     int64_t token = blockIdx.x / a.parts;
     const float *weight = part ? a.norm_k : a.norm_q;

@@ -47,6 +47,7 @@ __global__ void __launch_bounds__(kThreads)
 norm_silu_kernel(T *out, const T *x, const float *__restrict__ gamma,
                  int64_t rows, int vectors, int lanes, int silu)
 {
+    cv_begin();
     const int n = CvVector<T>::kElements;
     const bool fast = sizeof(T) == 2;
     int64_t d = (int64_t)vectors * n;
@@ -114,6 +115,7 @@ __global__ void __launch_bounds__(kThreads)
 norm_silu_any_kernel(T *out, const T *x, const float *__restrict__ gamma,
                      int64_t rows, int64_t d, int silu)
 {
+    cv_begin();
     int64_t row = (int64_t)blockIdx.x * (kThreads / CV_WARP) +
                   threadIdx.x / CV_WARP;
     int lane = (int)threadIdx.x % CV_WARP;

@@ -125,6 +125,7 @@ static __device__ __forceinline__ void draw_yuv420(const Picture &p,
 __global__ void __launch_bounds__(kThreads)
 yuv_picture_kernel(const __grid_constant__ Picture p)
 {
+    cv_begin();
     int64_t x = (int64_t)blockIdx.x * kThreads + threadIdx.x, y = blockIdx.y;
 
     if (p.half) {
@@ -141,6 +142,7 @@ yuv_picture_kernel(const __grid_constant__ Picture p)
 __global__ void __launch_bounds__(kThreads)
 rgb_picture_kernel(const __grid_constant__ Picture p)
 {
+    cv_begin();
     int64_t x = (int64_t)blockIdx.x * kThreads + threadIdx.x, y = blockIdx.y;
 
     if (x >= p.w)

@@ -106,6 +106,7 @@ static __global__ void __launch_bounds__(NORM_ROWS *CV_WARP)
 product8_norms_kernel(const Job job, const uint8_t *__restrict__ x,
                       const uint8_t *__restrict__ w, int x_blocks)
 {
+    cv_begin();
     __shared__ Largest found[NORM_ROWS];
     const int warp = (int)threadIdx.x / CV_WARP;
     const int lane = (int)threadIdx.x % CV_WARP;
@@ -433,6 +434,7 @@ product8_kernel(const __grid_constant__ Job job)
         cv_mbarrier_init(&t->taken, TEAM);
         cv_mbarrier_init_done();
     }
+    cv_begin();
     __syncthreads();
     if (warp >= WARPGROUP / CV_WARP) {
         cv_registers_take<TAKEN>();

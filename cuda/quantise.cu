@@ -23,6 +23,7 @@ __global__ void __launch_bounds__(kCvMaxThreads, 2)
 narrow_kernel(uint8_t *__restrict__ out, float *__restrict__ scale,
               const cv_bf16 *__restrict__ x, int vectors)
 {
+    cv_begin();
     const int n = CvVector<cv_bf16>::kElements;
     int64_t start = (int64_t)blockIdx.x * vectors * n;
     __shared__ uint32_t maxima[CV_WARP];
@@ -60,6 +61,7 @@ __global__ void __launch_bounds__(kCvAnyThreads)
 narrow_any_kernel(uint8_t *__restrict__ out, float *__restrict__ scale,
                   const cv_bf16 *__restrict__ x, int64_t d)
 {
+    cv_begin();
     __shared__ uint32_t maxima[CV_WARP];
     float factor, inverse;
     uint32_t largest = 0;
@@ -105,6 +107,7 @@ gate_scales_kernel(float *__restrict__ out_scale,
                    const B *__restrict__ bias, const float *__restrict__ gate,
                    int64_t n)
 {
+    cv_begin();
     int64_t i = (int64_t)blockIdx.x * kThreads + threadIdx.x;
     float g;
 
@@ -152,6 +155,7 @@ plain_product_kernel(float *__restrict__ y, const uint8_t *__restrict__ x,
                      const float *__restrict__ w_scale, int64_t n, int64_t o,
                      int64_t depth)
 {
+    cv_begin();
     __shared__ float left[kTile][kDepth + 1], right[kTile][kDepth + 1];
     int row = (int)threadIdx.x / kTile, column = (int)threadIdx.x % kTile;
     uint32_t across = (uint32_t)((o + kTile - 1) / kTile);

@@ -65,6 +65,7 @@ __global__ void __launch_bounds__(kThreads)
 random_kernel(Y *__restrict__ out, int64_t count, int vectors, uint64_t seed,
               float step)
 {
+    cv_begin();
     int64_t first = ((int64_t)blockIdx.x * kThreads + threadIdx.x) * kEach;
     int64_t last = first + kEach < count ? first + kEach : count;
 

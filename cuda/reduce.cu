@@ -50,6 +50,7 @@ static __global__ void __launch_bounds__(kThreads)
     largest_kernel(const T *__restrict__ x, int64_t n, int64_t n_vectors,
                    unsigned *bits)
 {
+    cv_begin();
     const int64_t each = 16 / sizeof(T);
     const int64_t step = (int64_t)gridDim.x * kThreads;
     const int64_t me = (int64_t)blockIdx.x * kThreads + threadIdx.x;

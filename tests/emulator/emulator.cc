@@ -78,6 +78,7 @@ struct Coroutine {
 #endif
     uint3 index;
     int number;
+    bool begun; /* emulator_begin */
     State state;
     int barrier;
     EmulatorPlace place;
@@ -126,7 +127,8 @@ static Coroutine host, coroutines[MAX_THREADS];
 static Coroutine *current = &host, *before;
 static Warp warps[MAX_THREADS / 32];
 static Barrier barriers[N_BARRIERS];
-static int n_threads, n_ended;
+static int n_threads, n_begun, n_ended;
+static bool opened; /* device memory, for this launch */
 static Coroutine *ready[MAX_THREADS];
 static int first_ready, n_ready, n_until;
 static const char *kernel_name;
@@ -386,6 +388,8 @@ static void coroutine_main(void)
     switched();
     for (;;) {
         (*kernel)();
+        if (!current->begun)
+            emulator_fail("a thread ends that did not call cv_begin()");
         current->copies.clear();
         current->state = ENDED;
         n_ended++;
@@ -431,15 +435,45 @@ void emulator_barrier(EmulatorPlace place)
     emulator_named_barrier(0, n_threads, place);
 }
 
-void emulator_wait_until(int (*until)(void *), void *cookie,
-                         EmulatorPlace place)
+static void sleep_until(int (*until)(void *), void *cookie,
+                        EmulatorPlace place)
 {
-    if (until(cookie))
-        return;
     current->until = until;
     current->until_cookie = cookie;
     n_until++;
     wait(UNTIL, place);
+}
+
+void emulator_wait_until(int (*until)(void *), void *cookie,
+                         EmulatorPlace place)
+{
+    if (!until(cookie))
+        sleep_until(until, cookie, place);
+}
+
+static int all_have_begun(void *)
+{
+    return n_begun == n_threads;
+}
+
+/* Device memory is closed until all threads of the first block are here: what a
+ * kernel touches before, it would touch while the one before it runs. All wait,
+ * so that they go on in their order. */
+void emulator_begin(const char *file_, int line_)
+{
+    void *nothing = NULL;
+
+    if (current->begun)
+        return;
+    current->begun = true;
+    n_begun++;
+    if (opened)
+        return;
+    if (all_have_begun(NULL)) {
+        emulator_enter();
+        opened = true;
+    }
+    sleep_until(all_have_begun, &nothing, EMULATOR_AT("cv_begin"));
 }
 
 void emulator_give_way(const void *what)
@@ -558,9 +592,11 @@ static void run_block(size_t slack)
     memset(shared + shared_bytes, CANARY, slack);
     memset(warps, 0, sizeof(warps));
     memset(barriers, 0, sizeof(barriers));
-    n_ended = first_ready = n_ready = n_until = 0;
-    for (int i = 0; i < n_threads; i++)
+    n_begun = n_ended = first_ready = n_ready = n_until = 0;
+    for (int i = 0; i < n_threads; i++) {
+        coroutines[i].begun = false;
         make_ready(&coroutines[i]);
+    }
     switch_to(next_ready());
     emulator_counts.blocks++;
     for (size_t i = 0; i < slack; i++)
@@ -605,7 +641,8 @@ static void on_fault(int number, siginfo_t *info, void *)
     else
         emulator_describe_address(text, sizeof(text), p);
     if (current != &host)
-        emulator_fail("a thread touched %p: %s", (const void *)p, text);
+        emulator_fail("a thread touched %p: %s%s", (const void *)p, text,
+                      opened ? "" : ", before cv_begin()");
     kernel_name = NULL;
     emulator_fail("the host touched %p: %s", (const void *)p, text);
 }
@@ -676,7 +713,7 @@ static void run_kernel(dim3 grid, dim3 block, size_t bytes, const char *name,
         at = random_below(n_blocks);
     }
     emulator_counts.launches++;
-    emulator_enter();
+    opened = false;
     for (uint64_t i = 0; i < n_blocks; i++) {
         blockIdx = { (unsigned)(at % grid.x),
                      (unsigned)(at / grid.x % grid.y),

@@ -47,6 +47,9 @@ static void emulator_launch(cudaStream_t stream, dim3 grid, dim3 block,
 /* The block's dynamic shared memory, 1024-byte aligned; NaN until written. */
 void *emulator_shared(void);
 
+/* cv_begin(): the thread may touch device memory from here on. */
+void emulator_begin(EMULATOR_HERE);
+
 /* ---- for tests ---- */
 
 /* What was seen since the program began. */

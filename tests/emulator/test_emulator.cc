@@ -59,6 +59,7 @@ template <typename T> static void put(T *to, const T *host, size_t n)
 
 static __global__ void index_kernel(int *out)
 {
+    cv_begin();
     int block = (int)((blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x +
                       blockIdx.x);
     int thread = (int)((threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x +
@@ -71,6 +72,7 @@ static __global__ void index_kernel(int *out)
  * wrote. */
 static __global__ void sum_kernel(int *out, int n)
 {
+    cv_begin();
     CV_DYNAMIC_SHARED(int, s);
     int t = (int)threadIdx.x;
 
@@ -86,6 +88,7 @@ static __global__ void sum_kernel(int *out, int n)
 
 static __global__ void shuffle_kernel(float *out)
 {
+    cv_begin();
     int lane = (int)threadIdx.x % 32;
     float x = (float)threadIdx.x;
     unsigned odd = __ballot_sync(0xffffffffu, lane & 1);
@@ -145,6 +148,7 @@ static void test_threads(void)
 static __global__ void mma_kernel(float *d, const cv_bf16 *a,
                                   const cv_bf16 *b)
 {
+    cv_begin();
     int l = (int)threadIdx.x, g = l >> 2, c = l & 3;
     uint32_t fa[4], fb[2];
     float fd[4];
@@ -167,6 +171,7 @@ static __global__ void mma_kernel(float *d, const cv_bf16 *a,
 static __global__ void ldmatrix_kernel(float *d, const cv_bf16 *a,
                                        const cv_bf16 *b, int b_rows)
 {
+    cv_begin();
     CV_DYNAMIC_SHARED(cv_bf16, s);
     cv_bf16 *sb = s + 16 * 16;
     int l = (int)threadIdx.x, g = l >> 2, c = l & 3;
@@ -357,6 +362,7 @@ static void test_product(void)
 
 static __global__ void divergent_kernel(int *out)
 {
+    cv_begin();
     if (threadIdx.x < 40)
         __syncthreads();
     out[threadIdx.x] = 1;
@@ -364,6 +370,7 @@ static __global__ void divergent_kernel(int *out)
 
 static __global__ void two_barriers_kernel(int *out)
 {
+    cv_begin();
     if (threadIdx.x < 32)
         __syncthreads();
     else
@@ -373,12 +380,14 @@ static __global__ void two_barriers_kernel(int *out)
 
 static __global__ void lost_lane_kernel(float *out)
 {
+    cv_begin();
     if (threadIdx.x != 3)
         out[threadIdx.x] = cv_warp_sum(1);
 }
 
 static __global__ void shared_overrun_kernel(int *out)
 {
+    cv_begin();
     CV_DYNAMIC_SHARED(int, s);
 
     s[threadIdx.x + 1024] = 1;
@@ -387,6 +396,7 @@ static __global__ void shared_overrun_kernel(int *out)
 
 static __global__ void shared_slack_kernel(int *out)
 {
+    cv_begin();
     CV_DYNAMIC_SHARED(int, s);
 
     s[threadIdx.x] = 1;
@@ -395,12 +405,32 @@ static __global__ void shared_slack_kernel(int *out)
 
 static __global__ void overrun_kernel(int *out, int n)
 {
+    cv_begin();
     out[n] = 1;
 }
 
 static __global__ void vector_kernel(int *out, int n)
 {
+    cv_begin();
     ((float2 *)(out + n))->x = 1; /* clang does not check whole structs */
+}
+
+static __global__ void early_kernel(int *out, int n)
+{
+    if (n)
+        out[threadIdx.x] = 1;
+    if (n || threadIdx.x < 40)
+        cv_begin();
+}
+
+static void early(void)
+{
+    CV_LAUNCH(cuda, 0, early_kernel, 1, 64, 0, device<int>(64), 1);
+}
+
+static void without_begin(void)
+{
+    CV_LAUNCH(cuda, 0, early_kernel, 1, 64, 0, device<int>(64), 0);
 }
 
 static void divergent(void)
@@ -507,6 +537,8 @@ static void test_reports(void)
             "byte 124 of 124 bytes of shared memory was written");
     reports("written in what rounds device memory up", slack,
             "byte 252 of 252 bytes of device memory was written");
+    reports("a thread without cv_begin()", without_begin,
+            "a thread ends that did not call cv_begin()");
     reports("a copy in the wrong direction", wrong_side,
             "source is not device memory");
     reports("a block of 1025 threads", too_large, "no GPU can launch this");
@@ -516,8 +548,11 @@ static void test_reports(void)
             "0 bytes after shared memory");
     reports("written after device memory", overrun,
             "0 bytes after 256 bytes of device memory");
+    reports("touched before cv_begin()", early,
+            "device memory, byte 0 of 256, before cv_begin()");
     reports("touched by the host", host_touches, "the host touched");
 #else
+    (void)early;
     (void)shared_overrun;
     (void)overrun;
     (void)misaligned;
@@ -530,6 +565,7 @@ static void test_reports(void)
 /* Reads what the thread before wrote, with or without a barrier between. */
 static __global__ void neighbour_kernel(int *out, int barrier)
 {
+    cv_begin();
     CV_DYNAMIC_SHARED(int, s);
     int t = (int)threadIdx.x;
 
@@ -541,6 +577,7 @@ static __global__ void neighbour_kernel(int *out, int barrier)
 
 static __global__ void copy_kernel(float *out, const float *x, int wait)
 {
+    cv_begin();
     CV_DYNAMIC_SHARED(float, s);
 
     cv_cp_async16(s, x, 1);
@@ -558,6 +595,7 @@ static __global__ void copy_kernel(float *out, const float *x, int wait)
 /* Only the first block writes. */
 static __global__ void unwritten_kernel(float *out)
 {
+    cv_begin();
     __shared__ float s;
 
     if (!blockIdx.x)

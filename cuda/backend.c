@@ -283,6 +283,7 @@ static void choose_types(CvCuda *cuda, const CvCudaSettings *settings)
 /* Give everything back; the context is current when it ever was. */
 static void give_back(CvCuda *cuda)
 {
+    cv_cuda_graphs_close(cuda);
     cv_cuda_blas_close(cuda);
     cv_cuda_memory_close(cuda);
     cudaFree(cuda->scratch);
@@ -387,6 +388,7 @@ static const CvOps cuda_ops = {
     .uploaded = cv_cuda_uploaded,
     .mark = cv_cuda_mark,
     .ahead = cv_cuda_ahead,
+    .batch = cv_cuda_batch,
     .download = cv_cuda_download,
     .zero = cv_cuda_zero,
     .copy = cv_cuda_copy,

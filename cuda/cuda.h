@@ -83,6 +83,10 @@ int cv_cuda_copy(CvBackend *b, const CvTensor *dst, const CvTensor *src);
 int cv_cuda_finish(CvBackend *b);
 int cv_cuda_memory(CvBackend *b, CvMemory *memory);
 
+/* graphs.c */
+int cv_cuda_batch(CvBackend *b, int on);
+void cv_cuda_graphs_close(CvCuda *cuda);
+
 /* upload.c */
 int cv_cuda_upload(CvBackend *b, const CvTensor *dst, const CvSource *src,
                    CvType src_type, const void *tag);

@@ -24,6 +24,9 @@
  * yet what was found. */
 #define CV_CUDA_TAGS 4096
 
+/* Graphs that are kept: for batches of different lengths. */
+#define CV_CUDA_GRAPHS 4
+
 /* A block of device memory that was given out. */
 typedef struct CvCudaBlock {
     struct CvCudaBlock *next;
@@ -51,6 +54,13 @@ typedef struct CvCudaRing {
     CvCudaPiece pieces[CV_CUDA_PIECES];
 } CvCudaRing;
 
+/* A graph that can be launched: graphs.c. */
+typedef struct CvCudaGraph {
+    cudaGraphExec_t exec;
+    size_t nodes;
+    uint64_t used;             /* when; 0: there is none */
+} CvCudaGraph;
+
 struct CvCudaHost {
     /* of the driver; CUcontext is a pointer, CUresult and CUdevice are int */
     int (*push)(void *context);
@@ -75,6 +85,9 @@ struct CvCudaHost {
     const void *bad_tag;       /* of those that were asked for */
     cudaEvent_t marked, loaded; /* cv_cuda_mark(), the end of cv_cuda_ahead() */
     cudaStream_t engine;       /* while uploads run ahead: that of all else */
+    int batch;                 /* the engine's stream is captured */
+    uint64_t batches;          /* so far */
+    CvCudaGraph graphs[CV_CUDA_GRAPHS];
     int64_t budget;            /* bytes, 0: none */
     int64_t taken;             /* the backend's own included */
     int64_t before;            /* of the device, before anything was taken */

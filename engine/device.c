@@ -31,6 +31,7 @@ int cv_trials(unsigned *trials, CvLog *log)
         { "uploads", CV_TRIAL_UPLOADS },
         { "outputs8", CV_TRIAL_OUTPUTS8 },
         { "launches", CV_TRIAL_LAUNCHES },
+        { "graphs", CV_TRIAL_GRAPHS },
     };
     const char *at = getenv("CAUSVID_CUDA_TRIALS");
     unsigned found;
@@ -46,8 +47,8 @@ int cv_trials(unsigned *trials, CvLog *log)
         if (!found)
             return cv_fail(log, EINVAL, "CAUSVID_CUDA_TRIALS: '%.*s' is no "
                            "trial; expected 1 for all, or some of product8, "
-                           "ring8, uploads, outputs8, launches with commas "
-                           "between them",
+                           "ring8, uploads, outputs8, launches, graphs with "
+                           "commas between them",
                            (int)(length < 40 ? length : 40), at);
         at += length + (at[length] == ',');
     }

@@ -108,7 +108,8 @@ typedef enum CvTrials {
     CV_TRIAL_UPLOADS  = 1 << 2, /* "uploads": beside operations */
     CV_TRIAL_OUTPUTS8 = 1 << 3, /* "outputs8": attention's output in fp8 */
     CV_TRIAL_LAUNCHES = 1 << 4, /* "launches": kernels begin early */
-    CV_TRIALS_ALL     = (1 << 5) - 1,
+    CV_TRIAL_GRAPHS   = 1 << 5, /* "graphs": layers in batches */
+    CV_TRIALS_ALL     = (1 << 6) - 1,
 } CvTrials;
 
 /* What the environment asks for. EINVAL: a name that is none; log may be

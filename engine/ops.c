@@ -137,6 +137,11 @@ int cv_ahead(CvBackend *b, int on)
     return b->ops->ahead && !b->planning ? b->ops->ahead(b, on) : 0;
 }
 
+int cv_batch(CvBackend *b, int on)
+{
+    return b->ops->batch && !b->planning ? b->ops->batch(b, on) : 0;
+}
+
 int cv_uploaded(CvBackend *b, const void **bad)
 {
     *bad = NULL;

@@ -241,6 +241,11 @@ typedef struct CvOps {
     int (*mark)(CvBackend *b);
     int (*ahead)(CvBackend *b, int on);
 
+    /* What is asked for between on and off need not begin before off, so that a
+     * device can be given it as one. Nothing of it uploads, downloads or waits.
+     * Off also follows an error. NULL: nothing would be won. */
+    int (*batch)(CvBackend *b, int on);
+
     /* src -> host array of float32, waiting for it. */
     int (*download)(CvBackend *b, float *dst, const CvTensor *src);
 
@@ -477,6 +482,7 @@ int cv_upload(CvBackend *b, const CvTensor *dst, const void *src, CvType type);
 int cv_uploaded(CvBackend *b, const void **bad);
 int cv_mark(CvBackend *b);
 int cv_ahead(CvBackend *b, int on);
+int cv_batch(CvBackend *b, int on);
 int cv_download(CvBackend *b, float *dst, const CvTensor *src);
 int cv_zero(CvBackend *b, const CvTensor *t);
 int cv_copy(CvBackend *b, const CvTensor *dst, const CvTensor *src);

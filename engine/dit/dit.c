@@ -446,6 +446,27 @@ static int place_block(Pass *p, const CvTensor *x, int64_t block)
     return 0;
 }
 
+/* Layers that a device is given as one (ops.h). With all of them a device that
+ * waits would go on waiting while a whole pass is asked for. */
+enum { BATCH = 5 };
+
+/* In front of layer i, and behind it or where it failed. Where layers are
+ * loaded meanwhile there are no batches. */
+static int begin_batch(const Pass *p, int64_t i)
+{
+    return i % BATCH || p->dit->resident < p->dit->size.layers
+        ? 0 : cv_batch(p->b, 1);
+}
+
+static int end_batch(const Pass *p, int64_t i, int err)
+{
+    const int64_t n = p->dit->size.layers;
+    const int ends = err || (i + 1) % BATCH == 0 || i + 1 == n;
+    const int off = ends && p->dit->resident == n ? cv_batch(p->b, 0) : 0;
+
+    return err ? err : off;
+}
+
 /* All layers; the next one's weights are got while one runs. */
 static int run_layers(Pass *p, int kv_only)
 {
@@ -463,7 +484,10 @@ static int run_layers(Pass *p, int kv_only)
         if (!err)
             err = cv_dit_mark(p->dit, i + 1);
         if (!err)
+            err = begin_batch(p, i);
+        if (!err)
             err = run_layer(p, &layers[i % 2], i, kv_only && i == n - 1);
+        err = end_batch(p, i, err);
         if (!err && i + 1 < n)
             err = cv_dit_get_layer(p->dit, &slots[(i + 1) % 2], i + 1,
                                    &layers[(i + 1) % 2]);

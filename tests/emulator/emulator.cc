@@ -112,9 +112,11 @@ static struct Report {
         const EmulatorCounts *c = &emulator_counts;
 
         if (getenv("EMULATOR_COUNTS"))
-            fprintf(stderr, "# emulator: %lld launches, %lld blocks, %lld "
-                    "switches, %lld mma, %lld ldmatrix with %lld bank "
-                    "conflicts\n", (long long)c->launches,
+            fprintf(stderr, "# emulator: %lld launches, %lld graphs launched "
+                    "%lld times, %lld blocks, %lld switches, %lld mma, %lld "
+                    "ldmatrix with %lld bank conflicts\n",
+                    (long long)c->launches, (long long)c->graphs,
+                    (long long)c->graph_launches,
                     (long long)c->blocks, (long long)c->switches,
                     (long long)c->mmas, (long long)c->ldmatrices,
                     (long long)c->bank_conflicts);

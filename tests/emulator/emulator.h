@@ -56,6 +56,7 @@ void emulator_begin(EMULATOR_HERE);
 typedef struct EmulatorCounts {
     int64_t launches, blocks, switches, mmas, ldmatrices;
     int64_t bank_conflicts; /* ldmatrix: extra passes over shared memory */
+    int64_t graphs, graph_launches; /* made, launched */
 } EmulatorCounts;
 extern EmulatorCounts emulator_counts;
 

@@ -327,6 +327,9 @@ static cudaError_t copy(const char *call, void *dst, size_t dst_pitch,
                    kind == cudaMemcpyDeviceToHost ||
                    kind == cudaMemcpyDeviceToDevice);
     }
+    if (kind != cudaMemcpyDeviceToDevice && emulator_is_captured(stream))
+        emulator_fail("%s: between host and device, on a stream that is "
+                      "captured: whenever its graph is launched", call);
     if (kind == cudaMemcpyHostToDevice && !is_pinned(src)) {
         /* it may be written again when the call returns */
         kept = std::make_shared<std::vector<uint8_t>>(

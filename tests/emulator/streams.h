@@ -15,6 +15,9 @@
  * EMULATED_STREAMS in the environment, later. */
 void emulator_do(cudaStream_t stream, std::function<void()> work);
 
+/* Is its work kept for a graph? */
+bool emulator_is_captured(cudaStream_t stream);
+
 /* Do all that is left, of all streams. */
 void emulator_drain(void);
 

@@ -495,6 +495,15 @@ static void too_large(void)
     CV_LAUNCH(cuda, 0, overrun_kernel, 1, 1025, 0, device<int>(1), 0);
 }
 
+static void captured(void)
+{
+    cudaStream_t stream;
+
+    cudaStreamCreate(&stream);
+    cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed);
+    cudaStreamSynchronize(stream);
+}
+
 /* `make` has to end the program with a report that holds `expected`. */
 static void reports(const char *name, void (*make)(void),
                     const char *expected)
@@ -542,6 +551,8 @@ static void test_reports(void)
     reports("a copy in the wrong direction", wrong_side,
             "source is not device memory");
     reports("a block of 1025 threads", too_large, "no GPU can launch this");
+    reports("waiting for a stream that is captured", captured,
+            "cudaStreamSynchronize: the stream is captured");
 #ifndef __SANITIZE_ADDRESS__ /* has reports of its own */
     reports("a vector at an odd address", misaligned, "addr2line");
     reports("written after shared memory", shared_overrun,
@@ -558,6 +569,70 @@ static void test_reports(void)
     (void)misaligned;
     (void)host_touches;
 #endif
+}
+
+/* ---- graphs ---- */
+
+typedef struct Step {
+    int *to;
+    int add;
+} Step;
+
+static __global__ void step_kernel(const Step step)
+{
+    cv_begin();
+    *step.to = *step.to * 10 + step.add;
+}
+
+/* Two kernels that append digits, `first` and the next one. */
+static cudaGraph_t capture(cudaStream_t stream, int *to, int first, int n)
+{
+    Step step = { to, first };
+    cudaGraph_t graph;
+
+    cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed);
+    for (int i = 0; i < n; i++) {
+        CV_LAUNCH(cuda, stream, step_kernel, 1, 1, 0, step);
+        step.add++; /* a graph has what it was when it was asked for */
+    }
+    cudaStreamEndCapture(stream, &graph);
+    return graph;
+}
+
+static void test_graphs(void)
+{
+    int *number = device<int>(1), got, updated = 0;
+    cudaGraphExecUpdateResultInfo info;
+    cudaGraph_t one, other, longer;
+    cudaGraphExec_t exec;
+    cudaStream_t stream;
+
+    cudaStreamCreate(&stream);
+    cudaMemset(number, 0, sizeof(int));
+    one    = capture(stream, number, 1, 2);
+    other  = capture(stream, number, 3, 2);
+    longer = capture(stream, number, 5, 3);
+    get(&got, number, 1);
+    is_int(got, 0);
+    cudaGraphInstantiate(&exec, one, 0);
+    cudaGraphLaunch(exec, stream);
+    ok(cudaGraphExecUpdate(exec, longer, &info) ==
+           cudaErrorGraphExecUpdateFailure &&
+       cudaGetLastError() == cudaErrorGraphExecUpdateFailure,
+       "a graph takes no more nodes than it has");
+    for (int i = 0; i < 3; i++)
+        updated += !cudaGraphExecUpdate(exec, other, &info);
+    cudaGetLastError();
+    is_int(updated, 2);
+    cudaGraphLaunch(exec, stream);
+    get(&got, number, 1);
+    is_int(got, 1234);
+    cudaGraphExecDestroy(exec);
+    cudaGraphDestroy(one);
+    cudaGraphDestroy(other);
+    cudaGraphDestroy(longer);
+    cudaStreamDestroy(stream);
+    cudaFree(number);
 }
 
 /* ---- mistakes that change the result ---- */
@@ -648,5 +723,6 @@ int main(void)
     test_product();
     test_races();
     test_reports();
+    test_graphs();
     return tap_done();
 }

@@ -485,9 +485,10 @@ static void test_narrow(void)
 
 /* Streams whose work is done late, and in several orders: layers that are
  * streamed and the first prompt, with uploads in the stream of the operations and
- * beside them, where they end. */
+ * beside them, where they end; layers in batches, where they are not streamed. */
 static void test_streams(void)
 {
+    static const char *const trials[] = { NULL, "uploads", "graphs" };
     const uint64_t whole = run_tiny(CAUSVID_DEVICE_CUDA, 0, &(Lines){ 0 });
     char seed[] = "1";
     int needed = 0;
@@ -498,16 +499,16 @@ static void test_streams(void)
        "%s", lines.error);
     for (; *seed < '4'; ++*seed) {
         setenv("EMULATED_STREAMS", seed, 1);
-        for (int trial = 0; trial < 2; trial++) {
+        for (int trial = 0; trial < 3; trial++) {
             uint64_t all, part;
 
-            if (trial)
-                setenv("CAUSVID_CUDA_TRIALS", "uploads", 1);
+            if (trials[trial])
+                setenv("CAUSVID_CUDA_TRIALS", trials[trial], 1);
             all  = run_tiny(CAUSVID_DEVICE_CUDA, 0, &lines);
             part = run_tiny(CAUSVID_DEVICE_CUDA, needed * 1000000LL, &lines);
             ok(all == whole && part == whole &&
-               strstr(lines.info, "2 of 2 layers"), "late streams, %s%s: the "
-               "same bytes", seed, trial ? ", uploads beside operations" : "");
+               strstr(lines.info, "2 of 2 layers"), "late streams, %s, %s: "
+               "the same bytes", seed, trial ? trials[trial] : "no trials");
             unsetenv("CAUSVID_CUDA_TRIALS");
         }
     }

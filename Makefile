@@ -254,8 +254,8 @@ VALGRIND = valgrind -q --error-exitcode=99 --leak-check=full
 .PHONY: check-valgrind
 check-valgrind: all tests
 	@$(PROVE) --exec '$(VALGRIND)' $(filter-out %/test_device,$(call c_test,unit)) \
-	    $(filter-out %/test_bad_models %/test_bad_weights %/test_cuda %/test_engines %/test_faults %/test_loading \
-	        %/test_tiny_vae,$(call c_test,model))
+	    $(filter-out %/test_bad_models %/test_bad_weights %/test_cuda %/test_engines %/test_faults %/test_fp8 \
+	        %/test_layouts %/test_loading %/test_lora %/test_ring %/test_tiny_vae,$(call c_test,model))
 
 # What has several threads, built with the thread sanitizer in a configuration
 # of its own: on the CPU, and the host's side of the emulated CUDA backend.

@@ -13,7 +13,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config.h"
 #include "host.h"
+
+#ifdef CV_EMULATE
+#define HAVE_SM_90A 1
+#else
+#define HAVE_SM_90A CV_HAVE_SM_90A
+#endif
 
 /* Version of the driver's interface whose functions are asked for. */
 #define DRIVER_API 12000
@@ -209,8 +216,13 @@ static int describe(CvCuda *cuda, const CvCudaSettings *settings,
         return unusable(why, "%s has compute capability %d.%d, at least 8.0 "
                         "is needed", properties.name, properties.major,
                         properties.minor);
-    /* sm_90a is the code of this one capability, not of later ones. */
-    cuda->hopper = cuda->capability == 90 && !settings->generic;
+    /* sm_90a is the code of this one capability, not of later ones; without it
+     * the kernels are there all the same, and do nothing. */
+    cuda->hopper = HAVE_SM_90A && cuda->capability == 90 && !settings->generic;
+    if (!HAVE_SM_90A && cuda->capability == 90)
+        cv_log(cuda->base.log, CAUSVID_LOG_INFO, "the CUDA module was built "
+               "without sm_90a (configure --cuda-arch): %s runs the kernels of "
+               "older GPUs, which take twice as long", properties.name);
     cuda->trials = settings->trials;
     cuda->early  = cuda->hopper && cuda->trials & CV_TRIAL_LAUNCHES;
     cuda->scratch_bytes = CV_CUDA_SCRATCH;

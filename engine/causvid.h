@@ -188,7 +188,8 @@ typedef struct CausvidSettings {
                              CUDA memory are drawn */
     int64_t vram_bytes; /**< most device memory to take for weights and clip
                              (ENOMEM beyond it), 0: what is free */
-    int threads;        /**< CPU threads, 0: one for each online core */
+    int threads;        /**< CPU threads, 0: one for each core that
+                             the process may run on */
 
     /**
      * Receives log lines, without a newline. NULL: nothing is logged.

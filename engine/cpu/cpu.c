@@ -3,6 +3,8 @@
  *
  * SPDX-License-Identifier: BSD-2-Clause
  */
+#define _GNU_SOURCE /* sched_getaffinity */
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +19,15 @@
 
 /* Smaller requests are not worth a look at /proc. */
 #define LARGE_BYTES ((size_t)64 << 20)
+
+/* Those that the process may run on, as taskset and containers have it. */
+static long count_cores(void)
+{
+    cpu_set_t set;
+
+    return sched_getaffinity(0, sizeof(set), &set)
+               ? sysconf(_SC_NPROCESSORS_ONLN) : CPU_COUNT(&set);
+}
 
 /* Whether the machine has this much memory to give now. Linux promises more
  * than it has and ends a process that believes it, so a clip that cannot fit
@@ -204,11 +215,8 @@ int cv_cpu_open_kernels(CvBackend **backend, int threads, const char *kernels,
     if (threads < 0 || threads > CV_MAX_THREADS)
         return cv_fail(log, EINVAL, "%d threads; expected 0 (one for each "
                        "core) to %d", threads, CV_MAX_THREADS);
-    if (!threads) {
-        long online = sysconf(_SC_NPROCESSORS_ONLN);
-
-        threads = (int)cv_min(cv_max(online, 1), CV_MAX_THREADS);
-    }
+    if (!threads)
+        threads = (int)cv_min(cv_max(count_cores(), 1), CV_MAX_THREADS);
     if (!cv_kernels_find(kernels) || (blas && !CV_HAVE_BLAS))
         return CAUSVID_ERR(ENOSYS);
     cpu = calloc(1, sizeof(*cpu));

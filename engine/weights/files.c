@@ -298,7 +298,7 @@ int cv_files_find(CvModelFiles *f, const CausvidSettings *s, CvLog *log)
     if ((err = cv_path_exists(model, log)) < 0)
         return err;
     if (!err)
-        return cv_fail(log, ENOENT, "model folder '%s' does not exist; "
+        return cv_fail(log, ENOENT, "model '%s' does not exist; "
                        "expected a folder in the diffusers layout or with the "
                        "official names, or a transformer's file", model);
     if (cv_path_is_folder(model)) {

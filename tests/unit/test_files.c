@@ -378,7 +378,7 @@ static void test_missing(void)
     ok(find_with(longer, NULL, NULL, NULL) == FAILED(EINVAL) &&
        lines_error(&lines, "5000 bytes|at most 4095"), "a long path");
     ok(find_with("/none/such", NULL, NULL, NULL) == FAILED(ENOENT) &&
-       lines_error(&lines, "model folder '/none/such' does not exist; "
+       lines_error(&lines, "model '/none/such' does not exist; "
                    "expected"), "no such folder");
     ok(find_with(other, NULL, NULL, NULL) == FAILED(ENOENT) &&
        lines_error(&lines, "no transformer|transformer/|diffusion_pytorch_"

@@ -173,6 +173,7 @@ run_trials() {
             --backend "$row"
     done
     step "clip: 8-bit keys and values" 100 "$build/tests/model/test_ring" --gpu
+    step "clip: the same bytes" 100 "$build/tests/model/test_cuda" --gpu trials
 }
 
 run_clip() {

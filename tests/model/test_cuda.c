@@ -1,6 +1,7 @@
 /*
  * The whole engine on the CUDA backend, run by the emulator: every launch,
- * copy and product of a clip, without a GPU. With --gpu on a real one.
+ * copy and product of a clip, without a GPU. With --gpu on a real one; with
+ * "trials" behind it only what trials must not change.
  *
  * SPDX-License-Identifier: BSD-2-Clause
  *
@@ -10,6 +11,7 @@
  */
 #include <math.h>
 #include <stdint.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -520,6 +522,37 @@ static void test_streams(void)
     unsetenv("CAUSVID_CUDA_TRIALS");
 }
 
+/* Trials that change when things run, not what is computed. */
+static void test_timing(int runs)
+{
+    static const char *const trials[] = {
+        "uploads", "launches", "graphs", "uploads,launches,graphs",
+    };
+    const enum CausvidPrecision precisions[] = {
+        CAUSVID_PRECISION_BF16, CAUSVID_PRECISION_FP8,
+    };
+    Lines lines;
+
+    tiny = "random:tiny";
+    for (int p = 0; p < 2; p++) {
+        uint64_t whole;
+
+        precision = precisions[p];
+        whole = run_tiny(CAUSVID_DEVICE_CUDA, 0, &lines);
+        for (int t = 0; t < 4; t++) {
+            int same = 0;
+
+            setenv("CAUSVID_CUDA_TRIALS", trials[t], 1);
+            for (int run = 0; run < runs; run++)
+                same += run_tiny(CAUSVID_DEVICE_CUDA, 0, &lines) == whole;
+            ok(whole && same == runs, "%s, %s: the same bytes, %d of %d times",
+               p ? "fp8" : "bf16", trials[t], same, runs);
+            unsetenv("CAUSVID_CUDA_TRIALS");
+        }
+    }
+    precision = CAUSVID_PRECISION_AUTO;
+}
+
 int main(int argc, char **argv)
 {
     int gpu = use_module(argc, argv);
@@ -528,6 +561,10 @@ int main(int argc, char **argv)
     src   = getenv("CAUSVID_SRC") ? getenv("CAUSVID_SRC") : ".";
     build = getenv("CAUSVID_BUILD") ? getenv("CAUSVID_BUILD") : "build";
     snprintf(model, sizeof(model), "%s/tests/model/fixtures/clip/model", src);
+    if (argc > 2 && !strcmp(argv[2], "trials")) {
+        test_timing(8);
+        return tap_done();
+    }
     test_trace("fp32");
     test_trace("bf16");
     if (gpu) {

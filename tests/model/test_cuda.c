@@ -22,7 +22,7 @@
 
 #define WIDTH  48
 #define HEIGHT 32
-#define FRAMES 21 /* three blocks of the fixture's recipe */
+#define FRAMES 33 /* three blocks: the third takes the frames of the first */
 
 /* Bytes of a yuv420p picture. */
 #define BYTES (WIDTH * HEIGHT * 3 / 2)
